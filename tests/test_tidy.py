@@ -27,7 +27,7 @@ CORE_BANS = {
 }
 """Time and randomness are arguments of the protocol core, so that a seed replays a run."""
 
-UNFINISHED = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b|NotImplemented" + "Error")
+UNFINISHED = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b|raise NotImplemented" + "Error")
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|work|Users)/\w|[A-Z]:\\Users")
 
 
