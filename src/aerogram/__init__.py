@@ -1,0 +1,1 @@
+"""An asyncio datagram framework: reliable, ordered, encrypted messages over UDP."""

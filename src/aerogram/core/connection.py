@@ -1,0 +1,466 @@
+"""One peer: what arrives is taken apart, what is owed is sent, and every timer is one deadline.
+
+A connection is driven by four kinds of calls: `receive_packet` and `handle_timeout` feed it,
+`send`, `consumed`, `refuse` and `close` are its user's, `transmit` and `deadline` tell what to do
+next. After any of them the connection puts itself on the endpoint's list of those to be polled.
+It ends in one of two ways: it says CLOSE and is told so (CLOSING), or the peer does (DRAINING).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from aerogram.config import MESSAGE_OVERHEAD_BYTES, Config
+from aerogram.core import wire
+from aerogram.core.channel import ChannelSpec, Outgoing, ReceiveChannel, Run, SendChannel
+from aerogram.core.congestion import Controller, FixedWindow
+from aerogram.core.events import (
+    ChannelHasRoom,
+    CloseCode,
+    Drained,
+    Event,
+    MessageRefused,
+    MessagesReceived,
+    RefuseCode,
+    SessionEnded,
+    SessionOpened,
+)
+from aerogram.core.keys import PacketProtection
+from aerogram.core.packing import Packer
+from aerogram.core.path import Address, Path
+from aerogram.core.receiver import ChannelDisagreement, ReassemblyBudget, Receiver
+from aerogram.core.recovery import Rtt
+from aerogram.core.sender import Sender
+from aerogram.core.stats import ConnectionStats
+from aerogram.errors import CryptoError, DecodeError, MessageTooLarge
+
+if TYPE_CHECKING:
+    from aerogram.core.handshake import ClientHandshake
+
+PACKETS_PER_TURN: Final = 64
+"""Packets built before other connections get their turn; also what one UDP_SEGMENT run holds."""
+CLOSES_SENT: Final = 3
+"""CLOSE is repeated this often until the peer answers (it is never acknowledged)."""
+REASON_BYTES: Final = 1024
+"""Longest reason on the wire."""
+
+
+class State(IntEnum):
+    """Where a connection stands in its life."""
+
+    HALF_OPEN = 0
+    OPEN = 1
+    CLOSING = 2
+    DRAINING = 3
+    CLOSED = 4
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the connections of an endpoint have in common."""
+
+    config: Config
+    specs: Mapping[str, ChannelSpec]
+    budget: ReassemblyBudget
+    events: deque[Event]
+    random_bytes: Callable[[int], bytes]
+    dirty: list[Connection]
+
+
+class Connection:
+    """The protocol with one peer after the handshake."""
+
+    __slots__ = (
+        "_close_at",
+        "_close_frame",
+        "_closes_sent",
+        "_end_at",
+        "_idle_seconds",
+        "_last_received_at",
+        "_packer",
+        "_receiver",
+        "_sender",
+        "_shared",
+        "_wants_drained",
+        "deadline_registered",
+        "is_dirty",
+        "local_cid",
+        "owner",
+        "path",
+        "peer_key",
+        "peer_reset_token",
+        "remote_cid",
+        "state",
+        "stats",
+    )
+
+    def __init__(
+        self,
+        shared: Shared,
+        *,
+        protection: PacketProtection,
+        local_cid: bytes,
+        remote_cid: bytes,
+        address: Address,
+        peer: wire.TransportParameters,
+        peer_key: bytes | None,
+        now: float,
+    ) -> None:
+        config = shared.config
+        self._shared = shared
+        self.local_cid = local_cid
+        self.remote_cid = remote_cid
+        self.peer_key = peer_key
+        self.peer_reset_token = peer.reset_token
+        self.path = Path(address)
+        self.state = State.HALF_OPEN
+        self.stats = ConnectionStats()
+        self.owner: Any = None
+        """Whatever the shell wants to find again from an event."""
+        controller: Controller = FixedWindow(config.congestion_window_bytes)
+        self._sender = Sender(config, controller, protection, remote_cid, peer, self.stats)
+        self._packer = Packer(self._sender)
+        self._receiver = Receiver(config, shared.specs, shared.budget, self.stats)
+        self._idle_seconds = idle_seconds(config, peer)
+        self._last_received_at = now
+        self._close_frame = b""
+        self._closes_sent = 0
+        self._close_at = 0.0
+        self._end_at = 0.0
+        self._wants_drained = False
+        self.is_dirty = False
+        self.deadline_registered: float | None = None
+
+    # -- getters
+
+    @property
+    def rtt(self) -> Rtt:
+        """The round-trip time to the peer."""
+        return self._sender.recovery.rtt
+
+    @property
+    def peer_max_record_bytes(self) -> int:
+        """The largest record that the peer takes."""
+        return self._sender.peer_max_record_bytes
+
+    @property
+    def messages_in_flight(self) -> int:
+        """Messages that have no outcome yet, counted one by one."""
+        return self._sender.in_flight()
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Bytes of packets that are neither acknowledged nor lost."""
+        return self._sender.recovery.bytes_in_flight
+
+    def touch(self) -> None:
+        """Ask the endpoint to poll this connection."""
+        if not self.is_dirty:
+            self.is_dirty = True
+            self._shared.dirty.append(self)
+
+    # -- what the user does
+
+    def open_channel(self, spec: ChannelSpec) -> SendChannel:
+        """A new channel to the peer."""
+        return self._sender.open_channel(spec)
+
+    def send(self, channel: SendChannel, payload: bytes, deadline: float | None = None) -> Outgoing:
+        """Queue a message; `deadline` is a time of the endpoint's clock.
+
+        Raises `MessageTooLarge` if the peer would not take it. The caller has made sure that the
+        connection is open and that the channel has room.
+        """
+        sender = self._sender
+        if len(payload) > sender.peer_max_record_bytes:
+            raise MessageTooLarge(
+                f"{len(payload)} bytes; the peer takes {sender.peer_max_record_bytes} at most"
+            )
+        message = sender.send(channel, payload, deadline)
+        if not self.is_dirty:
+            self.touch()
+        return message
+
+    def consumed(self, channel: ReceiveChannel, cost: int) -> None:
+        """Handlers are done with messages of this cost; the peer may send as much again."""
+        channel.consumed(cost)
+        if channel.credit_due:
+            self.touch()
+
+    def refuse(self, channel: ReceiveChannel, number: int, code: RefuseCode, reason: str) -> None:
+        """Tell the peer that a message was not taken."""
+        self._sender.controls.append(
+            wire.encode_refuse(channel.identity, number, code, clipped(reason))
+        )
+        self.touch()
+
+    def ping(self) -> None:
+        """Send something that the peer acknowledges, to see whether it is there."""
+        self._sender.ping_due = True
+        self.touch()
+
+    def notify_when_drained(self) -> None:
+        """Ask for one `Drained` event once nothing is on its way."""
+        self._wants_drained = True
+        self.touch()
+
+    def close(self, code: int, reason: str, now: float) -> None:
+        """End the session; what is still on its way is lost. Harmless if it has ended."""
+        if self.state >= State.CLOSING:
+            return
+        self._end(code, reason, now, by_peer=False)
+        self.state = State.CLOSING
+        self._close_frame = wire.encode_close(code, clipped(reason))
+        self._close_at = now
+
+    def end_silently(self, code: int, reason: str, now: float) -> None:
+        """End the session without telling the peer: it is not there, or does not know us."""
+        if self.state >= State.CLOSING:
+            return
+        self._end(code, reason, now, by_peer=code == CloseCode.RESTARTED)
+        self.state = State.CLOSED
+
+    def _end(self, code: int, reason: str, now: float, *, by_peer: bool) -> None:
+        was_open = self.state is State.OPEN
+        self._sender.abandon(now)
+        self._receiver.abandon()
+        if was_open:
+            self._shared.events.append(SessionEnded(self, code, reason, by_peer))
+        self.touch()
+
+    def opened(self, handshake: ClientHandshake | None = None) -> None:
+        """The peer has proved that it holds the keys."""
+        self.state = State.OPEN
+        self._shared.events.append(SessionOpened(self, handshake))
+
+    # -- what arrives
+
+    def receive_packet(self, packet: bytes, address: Address, now: float) -> bool:
+        """Take a DATA packet. False if it is not authentic; nothing has changed then."""
+        try:
+            number, plaintext = self._sender.protection.open(packet)
+        except CryptoError:
+            self.stats.packets_unauthentic += 1
+            return False
+        stats = self.stats
+        receiver = self._receiver
+        if not receiver.packet_arrived(number):
+            stats.packets_duplicate += 1
+            return True
+        stats.packets_received += 1
+        stats.bytes_received += len(packet)
+        self._last_received_at = now
+        self.touch()
+        newest = number > receiver.largest
+        if self.state is State.HALF_OPEN:
+            self.opened()
+        try:
+            frames = wire.decode_frames_untrusted(plaintext)
+            if self.state is not State.OPEN:
+                self._receive_late(frames, now)
+                return True
+            eliciting = self._take_frames(frames, now)
+        except ChannelDisagreement as error:
+            self.close(CloseCode.CHANNEL_MISMATCH, str(error), now)
+            return True
+        except DecodeError as error:
+            stats.packets_invalid += 1
+            self.close(CloseCode.PROTOCOL_VIOLATION, str(error), now)
+            return True
+        receiver.packet_taken(number, now, eliciting=eliciting)
+        if newest and address != self.path.address:
+            self._suspect_path(address, now)
+        return True
+
+    def _receive_late(self, frames: list[wire.Frame], now: float) -> None:
+        """After the end only CLOSE counts: an answer to ours, or the peer asking for one again."""
+        if not any(isinstance(frame, wire.Close) for frame in frames):
+            return
+        if self.state is State.CLOSING:
+            self.state = State.CLOSED
+        elif self.state is State.DRAINING:
+            self._close_at = now
+
+    def _take_frames(self, frames: list[wire.Frame], now: float) -> bool:
+        eliciting = False
+        for frame in frames:
+            if isinstance(frame, wire.Messages):
+                channel, messages = self._receiver.messages(frame)
+                eliciting = True
+                if channel.known:
+                    self._hand_over(channel, messages)
+                else:
+                    self._refuse_unknown(channel, frame)
+            elif isinstance(frame, wire.Ack):
+                self._sender.acknowledged(frame, self._receiver, now)
+            elif isinstance(frame, wire.Fragment):
+                eliciting = True
+                channel, messages = self._receiver.fragment(frame, now)
+                self._hand_over(channel, messages)
+            elif isinstance(frame, wire.Close):
+                self._peer_closed(frame, now)
+                return False
+            else:
+                eliciting = True
+                self._take_control(frame, now)
+        return eliciting
+
+    def _take_control(self, frame: wire.Frame, now: float) -> None:
+        if isinstance(frame, wire.ChannelAnnounce):
+            self._receiver.announced(frame)
+        elif isinstance(frame, wire.Credit):
+            self._sender.credit(frame.channel, frame.limit)
+        elif isinstance(frame, wire.Skip):
+            channel, messages = self._receiver.skip(frame)
+            self._hand_over(channel, messages)
+        elif isinstance(frame, wire.Refuse):
+            self._peer_refused(frame, now)
+        elif isinstance(frame, wire.PathChallenge):
+            self.path.response = frame.data
+        elif isinstance(frame, wire.PathResponse) and self.path.answered(frame.data):
+            self.stats.path_changes += 1
+
+    def _hand_over(self, channel: ReceiveChannel, runs: list[Run]) -> None:
+        if runs:
+            for _, messages, _ in runs:
+                self.stats.messages_received += len(messages)
+            self._shared.events.append(MessagesReceived(self, channel, runs))
+
+    def _refuse_unknown(self, channel: ReceiveChannel, frame: wire.Messages) -> None:
+        reason = f"no channel {channel.name!r} with delivery {channel.delivery_code!r} here"
+        for number, payload in enumerate(frame.payloads, frame.first_number):
+            self.refuse(channel, number, RefuseCode.UNKNOWN_CHANNEL, reason)
+            channel.consumed(len(payload) + MESSAGE_OVERHEAD_BYTES)
+
+    def _peer_refused(self, frame: wire.Refuse, now: float) -> None:
+        self._sender.refused(frame.channel, frame.number, frame.reason, now)
+        channels = self._sender.channels
+        name = channels[frame.channel].name if frame.channel < len(channels) else ""
+        self._shared.events.append(MessageRefused(self, name, frame.code, frame.reason))
+
+    def _peer_closed(self, frame: wire.Close, now: float) -> None:
+        self._end(frame.code, frame.reason, now, by_peer=True)
+        self.state = State.DRAINING
+        self._close_frame = wire.encode_close(CloseCode.NO_ERROR, "")
+        self._close_at = now
+        self._end_at = now + 3 * self._sender.recovery.probe_timeout()
+
+    def _suspect_path(self, address: Address, now: float) -> None:
+        patience = self._sender.recovery.probe_timeout()
+        if self.path.wants_challenge(address, patience, now):
+            self.path.challenged(address, self._shared.random_bytes(8), now)
+
+    # -- what to do next
+
+    def transmit(self, now: float) -> list[bytes]:
+        """The packets to send to `path.address` now; call again after a full turn's worth."""
+        if self.state >= State.CLOSING:
+            return self._transmit_close(now)
+        if self.state is State.HALF_OPEN:
+            return []
+        if self.path.response is not None:
+            self._sender.controls.append(wire.encode_path_response(self.path.response))
+            self.path.response = None
+        packets: list[bytes] = []
+        build = self._packer.build
+        while len(packets) < PACKETS_PER_TURN:
+            packet = build(self._receiver, now)
+            if packet is None:
+                break
+            packets.append(packet)
+        if len(packets) == PACKETS_PER_TURN:
+            self.touch()
+        self._announce(now)
+        return packets
+
+    def _announce(self, now: float) -> None:
+        sender = self._sender
+        if sender.roomy:
+            for channel in sender.roomy:
+                self._shared.events.append(ChannelHasRoom(self, channel))
+            sender.roomy.clear()
+        if self._wants_drained and sender.drained:
+            self._wants_drained = False
+            self._shared.events.append(Drained(self))
+        if self._sender.protection.exhausted:
+            self.close(CloseCode.KEY_LIMIT, "packet numbers are used up", now)
+
+    def _transmit_close(self, now: float) -> list[bytes]:
+        if self.state is State.CLOSED or now < self._close_at:
+            return []
+        if self.state is State.CLOSING and self._closes_sent == CLOSES_SENT:
+            self.state = State.CLOSED
+            return []
+        self._closes_sent += 1
+        if self.state is State.CLOSING:
+            self._close_at = now + self._sender.recovery.probe_timeout()
+        else:
+            self._close_at = self._end_at
+        packet = self._packer.build(self._receiver, now, close=self._close_frame)
+        return [packet] if packet is not None else []
+
+    def take_challenge(self) -> tuple[bytes, Address] | None:
+        """A sealed PATH_CHALLENGE and the address it goes to, if one waits."""
+        path = self.path
+        if path.candidate is None or not path.challenge_waits or self.state is not State.OPEN:
+            return None
+        path.challenge_waits = False
+        return self._packer.alone(wire.encode_path_challenge(path.challenge)), path.candidate
+
+    def deadline(self) -> float | None:
+        """When `handle_timeout` has something to do; None once the connection is gone."""
+        if self.state is State.CLOSED:
+            return None
+        if self.state is State.CLOSING:
+            return self._close_at
+        if self.state is State.DRAINING:
+            return self._end_at
+        result = self._last_received_at + self._idle_seconds
+        keepalive = self._keepalive_at()
+        if keepalive < result:
+            result = keepalive
+        for due in (
+            self._sender.deadline(),
+            self._receiver.ack_due,
+            self._receiver.partial_deadline(),
+        ):
+            if due is not None and due < result:
+                result = due
+        return result
+
+    def _keepalive_at(self) -> float:
+        seconds = self._shared.config.keepalive_seconds
+        if seconds <= 0:
+            return float("inf")
+        return max(self._last_received_at, self._sender.recovery.last_eliciting_at) + seconds
+
+    def handle_timeout(self, now: float) -> None:
+        """The deadline has passed."""
+        self.touch()
+        if self.state is State.DRAINING and now >= self._end_at:
+            self.state = State.CLOSED
+        if self.state is not State.OPEN:
+            return
+        if now >= self._last_received_at + self._idle_seconds:
+            self.end_silently(CloseCode.IDLE, "nothing came from the peer", now)
+            return
+        self._sender.handle_timeout(now)
+        self._receiver.expire_partial(now)
+        if now >= self._keepalive_at():
+            self._sender.ping_due = True
+
+
+def idle_seconds(config: Config, peer: wire.TransportParameters) -> float:
+    """The lower of both sides' idle timeouts; 0 means none."""
+    theirs = peer.idle_timeout_milliseconds / 1000
+    timeouts = [seconds for seconds in (config.idle_timeout_seconds, theirs) if seconds > 0]
+    return min(timeouts) if timeouts else float("inf")
+
+
+def clipped(reason: str) -> str:
+    """A reason as it fits on the wire."""
+    return reason.encode("utf-8", "replace")[: REASON_BYTES // 4].decode("utf-8", "ignore")

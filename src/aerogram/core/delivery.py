@@ -1,0 +1,190 @@
+"""What a channel promises: an ordering and a retry policy, each a small class without a clock.
+
+`Delivery` pairs a factory of orderings (one instance per session and channel, at the receiver)
+with a retry policy (shared, at the sender). The presets are built from the same two protocols
+that a user's own classes meet; the connection knows no preset by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from aerogram.core.recovery import Rtt
+
+
+class Ordering(Protocol):
+    """Decides at the receiver when an arrived message is handed over.
+
+    Each sequence number arrives at most once on channels that resend. A message that is neither
+    returned nor held is dropped; one that holds messages back is a `HoldingOrdering`.
+    """
+
+    def arrived(self, sequence: int, message: Any) -> Iterable[Any]:
+        """Take a message; return those to hand over now, in order."""
+
+
+class HoldingOrdering(Ordering, Protocol):
+    """An ordering that keeps messages for later."""
+
+    def skipped(self, sequence: int) -> Iterable[Any]:
+        """This number will never come; return what that sets free."""
+
+
+class Sent(Protocol):
+    """What a retry policy sees of a message."""
+
+    @property
+    def first_sent_at(self) -> float:
+        """When it first left, in seconds of the endpoint's clock."""
+
+    @property
+    def last_sent_at(self) -> float:
+        """When it last left."""
+
+    @property
+    def attempts(self) -> int:
+        """How often it has been sent."""
+
+
+class Retry(Protocol):
+    """Decides at the sender whether and when a message is sent again."""
+
+    def next_try(self, sent: Sent, rtt: Rtt) -> float | None:
+        """Asked after each transmission: the time to send again if no acknowledgement came by then.
+
+        `math.inf` leaves it to loss detection (RFC 9002 §6); None means never again.
+        """
+
+
+class AsItArrives:
+    """Hand over every message at once."""
+
+    __slots__ = ()
+
+    def arrived(self, sequence: int, message: Any) -> Iterable[Any]:
+        return (message,)
+
+
+class InOrder:
+    """Hand over in the order of sending, and show no gap that was not given up."""
+
+    __slots__ = ("_held", "_next", "_skipped")
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._held: dict[int, Any] = {}
+        self._skipped: set[int] = set()
+
+    @property
+    def next_sequence(self) -> int:
+        """The sequence number that is handed over next."""
+        return self._next
+
+    def arrived(self, sequence: int, message: Any) -> Iterable[Any]:
+        if sequence < self._next:
+            return ()
+        self._held[sequence] = message
+        return self._release()
+
+    def advance(self, count: int) -> None:
+        """The next `count` messages came and nothing is held: the fast path for whole runs."""
+        self._next += count
+
+    def skipped(self, sequence: int) -> Iterable[Any]:
+        if sequence >= self._next:
+            self._skipped.add(sequence)
+        return self._release()
+
+    def _release(self) -> list[Any]:
+        released: list[Any] = []
+        held, skipped = self._held, self._skipped
+        while True:
+            if self._next in held:
+                released.append(held.pop(self._next))
+            elif self._next in skipped:
+                skipped.discard(self._next)
+            else:
+                return released
+            self._next += 1
+
+
+class NewestWins:
+    """Hand over a message unless a newer one has been."""
+
+    __slots__ = ("_newest",)
+
+    def __init__(self) -> None:
+        self._newest = -1
+
+    def arrived(self, sequence: int, message: Any) -> Iterable[Any]:
+        if sequence <= self._newest:
+            return ()
+        self._newest = sequence
+        return (message,)
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """Send once."""
+
+    def next_try(self, sent: Sent, rtt: Rtt) -> float | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class UntilAcknowledged:
+    """Send again whenever loss detection says that a message is lost, `attempts` times at most."""
+
+    attempts: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.attempts is not None and self.attempts < 1:
+            raise ValueError(f"attempts is at least 1, not {self.attempts}")
+
+    def next_try(self, sent: Sent, rtt: Rtt) -> float | None:
+        if self.attempts is not None and sent.attempts >= self.attempts:
+            return None
+        return math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What a channel promises. Equal `code`s at both ends are what makes two channels agree."""
+
+    ordering: Callable[[], Ordering]
+    """Makes the ordering of one channel of one session."""
+    retry: Retry = field(default_factory=UntilAcknowledged)
+    """Asked by the sender; shared by all sessions, so it keeps no state of its own."""
+    deadline_seconds: float | None = None
+    """A message older than this is given up, unless its own deadline was given."""
+    name: str = ""
+    """The name of the preset; the classes' names otherwise."""
+
+    @property
+    def resends(self) -> bool:
+        """True if a message may be sent more than once."""
+        return not isinstance(self.retry, Never)
+
+    @property
+    def code(self) -> str:
+        """What peers compare: the same text means the same promise."""
+        if self.name:
+            return self.name
+        return f"{type(self.ordering()).__name__}/{'resent' if self.resends else 'once'}"
+
+
+def preset(name: str) -> Delivery | None:
+    """The preset with this name and no limits, if there is one: what a receiver may assume."""
+    match name:
+        case "unreliable":
+            return Delivery(AsItArrives, Never(), None, name)
+        case "sequenced":
+            return Delivery(NewestWins, Never(), None, name)
+        case "reliable":
+            return Delivery(AsItArrives, UntilAcknowledged(), None, name)
+        case "ordered":
+            return Delivery(InOrder, UntilAcknowledged(), None, name)
+    return None

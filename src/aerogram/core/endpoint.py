@@ -1,0 +1,384 @@
+"""Many peers behind one socket: routing of datagrams, handshakes, stateless replies, limits.
+
+The shell feeds `receive_datagram` and `handle_timeout`, then polls in this order: `poll_event`
+until None, `poll_transmit` until it is exhausted, `poll_event` again, and arms one timer for
+`poll_timeout`. Rules: strangers get silence and a counter; what they can make this endpoint keep
+or send is bounded; ids that a peer chooses are keyed as bytes.
+"""
+
+from __future__ import annotations
+
+import heapq
+import hmac
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from aerogram.config import SMALLEST_DATAGRAM_BYTES, Config
+from aerogram.core import wire
+from aerogram.core.channel import ChannelSpec
+from aerogram.core.connection import Connection, Shared, State
+from aerogram.core.events import CloseCode, ConnectFailure, Event
+from aerogram.core.handshake import (
+    ClientHandshake,
+    ClientSecurity,
+    Established,
+    ServerHandshake,
+    ServerSecurity,
+)
+from aerogram.core.keys import RetryTokens, mac1_matches, reset_token
+from aerogram.core.path import Address
+from aerogram.core.receiver import ReassemblyBudget
+from aerogram.core.stats import EndpointStats
+from aerogram.errors import CryptoError, DecodeError
+
+RESET_INTERVAL_SECONDS: Final = 0.1
+"""Stateless resets to one address are at least this far apart (RFC 9000 §10.3)."""
+RESET_ADDRESSES: Final = 1024
+"""Addresses that are remembered for that."""
+
+
+@dataclass(slots=True)
+class Transmit:
+    """Packets to one address; all of one size but the last, which may be shorter."""
+
+    address: Address
+    packets: list[bytes]
+
+
+class Endpoint:
+    """The protocol on one socket, as client, server, or both."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        random_bytes: Callable[[int], bytes],
+        specs: Mapping[str, ChannelSpec],
+        security: ServerSecurity | None = None,
+        reset_secret: bytes | None = None,
+    ) -> None:
+        self.config = config
+        self.stats = EndpointStats()
+        self._random_bytes = random_bytes
+        self._server = ServerHandshake(config, security) if security is not None else None
+        self._retry_tokens = RetryTokens(random_bytes(32))
+        self._reset_secret = reset_secret
+        self._resets: OrderedDict[Address, float] = OrderedDict()
+        self._events: deque[Event] = deque()
+        self._dirty: list[Connection] = []
+        budget = ReassemblyBudget(config.reassembly_bytes_per_endpoint)
+        self._shared = Shared(config, specs, budget, self._events, random_bytes, self._dirty)
+        self._connections: dict[bytes, Connection] = {}
+        self._half_open: OrderedDict[tuple[bytes, Address], tuple[Connection, bytes, float]] = (
+            OrderedDict()
+        )
+        self._handshakes: dict[bytes, ClientHandshake] = {}
+        self._stateless: list[Transmit] = []
+        self._timers: list[tuple[float, int, Connection]] = []
+        self._timer_count = 0
+        self.accepting = True
+
+    # -- what the user does
+
+    @property
+    def connections(self) -> list[Connection]:
+        """Those that are open, or closing and not yet gone."""
+        return [c for c in self._connections.values() if c.state is not State.HALF_OPEN]
+
+    def connect(self, address: Address, security: ClientSecurity, now: float) -> ClientHandshake:
+        """Start a handshake; `SessionOpened` or `ConnectFailure` will name it."""
+        cid = self._new_cid()
+        handshake = ClientHandshake(
+            self.config, security, address, cid, self._random_bytes(32), now
+        )
+        self._handshakes[cid] = handshake
+        self.stats.handshakes_started += 1
+        return handshake
+
+    def abandon(self, handshake: ClientHandshake) -> None:
+        """Forget a handshake: nobody waits for it any more."""
+        self._handshakes.pop(handshake.cid, None)
+
+    def _new_cid(self) -> bytes:
+        while True:
+            cid = self._random_bytes(wire.CID_BYTES)
+            if cid not in self._connections and cid not in self._handshakes:
+                return cid
+
+    # -- what arrives
+
+    def receive_datagram(self, data: bytes, address: Address, now: float) -> None:
+        """Take a datagram from anybody. Never raises for what it contains."""
+        self.stats.datagrams_received += 1
+        if len(data) > wire.DATA_HEADER_BYTES and data[0] & 0xFE == wire.DATA:
+            connection = self._connections.get(data[1:9])
+            if connection is None:
+                self._unknown_connection(data, address, now)
+                return
+            was_half_open = connection.state is State.HALF_OPEN
+            if not connection.receive_packet(data, address, now):
+                self.stats.dropped_unauthentic += 1
+            elif was_half_open:
+                self._confirmed(connection, now)
+            return
+        try:
+            packet = wire.decode_handshake_untrusted(data)
+        except DecodeError:
+            self.stats.dropped_malformed += 1
+            return
+        self._receive_handshake(packet, data, address, now)
+
+    def _receive_handshake(
+        self,
+        packet: wire.Init | wire.Resp | wire.Retry | wire.Reset,
+        data: bytes,
+        address: Address,
+        now: float,
+    ) -> None:
+        if isinstance(packet, wire.Init):
+            self._receive_init(packet, data, address, now)
+        elif isinstance(packet, wire.Resp):
+            self._receive_resp(packet, address, now)
+        elif isinstance(packet, wire.Retry):
+            self._receive_retry(packet, address, now)
+        else:
+            self._receive_reset(packet, now)
+
+    # -- server
+
+    def _receive_init(self, init: wire.Init, data: bytes, address: Address, now: float) -> None:
+        server = self._server
+        if server is None or not self.accepting:
+            self.stats.dropped_unexpected += 1
+            return
+        key = server.mac1_key(init.mode)
+        if len(data) < SMALLEST_DATAGRAM_BYTES or key is None or not mac1_matches(key, data):
+            self.stats.dropped_unauthentic += 1
+            return
+        known = self._half_open.get((init.client_cid, address))
+        if known is not None:
+            # The RESP was lost, or the INIT is a copy: the same answer, and no new work.
+            self._stateless.append(Transmit(address, [known[1]]))
+            return
+        if not self._has_room(init, address, now):
+            return
+        self._answer(server, init, address, now)
+
+    def _has_room(self, init: wire.Init, address: Address, now: float) -> bool:
+        half_open = len(self._half_open)
+        if half_open >= self.config.half_open_limit or (
+            len(self._connections) >= self.config.sessions_limit
+        ):
+            self.stats.dropped_at_limit += 1
+            return False
+        if half_open < self.config.half_open_before_retry:
+            return True
+        where = repr(address).encode()
+        if init.token and self._retry_tokens.verify(init.token, where, init.client_cid, now):
+            return True
+        token = self._retry_tokens.mint(where, init.client_cid, now)
+        retry = wire.encode_retry(init.client_cid, token)
+        self._stateless.append(Transmit(address, [retry]))
+        self.stats.retries_sent += 1
+        return False
+
+    def _answer(
+        self, server: ServerHandshake, init: wire.Init, address: Address, now: float
+    ) -> None:
+        cid = self._new_cid()
+        reset = self._random_bytes(16)
+        if self._reset_secret is not None:
+            reset = reset_token(self._reset_secret, cid)
+        try:
+            resp, established = server.respond(init, cid, reset, self._random_bytes(32))
+        except (CryptoError, DecodeError):
+            self.stats.dropped_unauthentic += 1
+            return
+        self.stats.handshakes_started += 1
+        connection = self._add(established, cid, address, now)
+        expires_at = now + self.config.handshake_timeout_seconds
+        self._half_open[init.client_cid, address] = (connection, resp, expires_at)
+        self._stateless.append(Transmit(address, [resp]))
+
+    def _add(
+        self, established: Established, cid: bytes, address: Address, now: float
+    ) -> Connection:
+        connection = Connection(
+            self._shared,
+            protection=established.protection,
+            local_cid=cid,
+            remote_cid=established.remote_cid,
+            address=address,
+            peer=established.peer,
+            peer_key=established.peer_key,
+            now=now,
+        )
+        self._connections[cid] = connection
+        return connection
+
+    def _confirmed(self, connection: Connection, now: float) -> None:
+        """A half-open connection has become a session."""
+        self.stats.handshakes_completed += 1
+        self._half_open.pop((connection.remote_cid, connection.path.address), None)
+        for other in self._connections.values():
+            if other.path.address == connection.path.address and other is not connection:
+                # The same address cannot be two programs: the older one is gone or answers.
+                other.ping()
+
+    def _unknown_connection(self, data: bytes, address: Address, now: float) -> None:
+        self.stats.dropped_unknown_connection += 1
+        if self._reset_secret is None:
+            return
+        last = self._resets.get(address)
+        if last is not None and now < last + RESET_INTERVAL_SECONDS:
+            return
+        self._resets[address] = now
+        self._resets.move_to_end(address)
+        while len(self._resets) > RESET_ADDRESSES:
+            self._resets.popitem(last=False)
+        cid = data[1:9]
+        reset = wire.encode_reset(cid, reset_token(self._reset_secret, cid))
+        if len(reset) < len(data):
+            self._stateless.append(Transmit(address, [reset]))
+            self.stats.resets_sent += 1
+
+    # -- client
+
+    def _receive_resp(self, resp: wire.Resp, address: Address, now: float) -> None:
+        handshake = self._handshakes.get(resp.client_cid)
+        if handshake is None or address != handshake.address:
+            self.stats.dropped_unexpected += 1
+            return
+        try:
+            established = handshake.respond(resp)
+        except (CryptoError, DecodeError):
+            self.stats.dropped_unauthentic += 1
+            return
+        del self._handshakes[resp.client_cid]
+        self.stats.handshakes_completed += 1
+        connection = self._add(established, resp.client_cid, address, now)
+        connection.owner = handshake.owner
+        connection.opened(handshake)
+        connection.ping()
+
+    def _receive_retry(self, retry: wire.Retry, address: Address, now: float) -> None:
+        handshake = self._handshakes.get(retry.client_cid)
+        if handshake is None or address != handshake.address:
+            self.stats.dropped_unexpected += 1
+            return
+        handshake.retry(retry, now)
+
+    def _receive_reset(self, packet: wire.Reset, now: float) -> None:
+        for connection in self._connections.values():
+            if connection.remote_cid == packet.cid and len(connection.peer_reset_token) == 16:
+                if hmac.compare_digest(connection.peer_reset_token, packet.token):
+                    self.stats.resets_received += 1
+                    connection.end_silently(
+                        CloseCode.RESTARTED, "the peer has lost this session", now
+                    )
+                    return
+        self.stats.dropped_unexpected += 1
+
+    # -- time
+
+    def handle_timeout(self, now: float) -> None:
+        """Let every connection and handshake whose deadline has passed do its work."""
+        while self._timers and self._timers[0][0] <= now:
+            due, _, connection = heapq.heappop(self._timers)
+            if connection.deadline_registered != due:
+                continue
+            connection.deadline_registered = None
+            deadline = connection.deadline()
+            if deadline is not None and deadline <= now:
+                connection.handle_timeout(now)
+            connection.touch()
+        self._expire_half_open(now)
+        for handshake in [*self._handshakes.values()]:
+            if now >= handshake.expires_at:
+                del self._handshakes[handshake.cid]
+                reason = f"no answer within {self.config.handshake_timeout_seconds:g} s"
+                self._events.append(ConnectFailure(handshake, reason))
+
+    def _expire_half_open(self, now: float) -> None:
+        while self._half_open:
+            connection, _, expires_at = next(iter(self._half_open.values()))
+            if expires_at > now:
+                return
+            self._half_open.popitem(last=False)
+            self._connections.pop(connection.local_cid, None)
+            self.stats.handshakes_expired += 1
+
+    # -- what to do next
+
+    def poll_event(self) -> Event | None:
+        """The next event, or None."""
+        return self._events.popleft() if self._events else None
+
+    def poll_transmit(self, now: float) -> Iterator[Transmit]:
+        """What is to be sent now, in runs that one system call can take."""
+        if self._stateless:
+            stateless, self._stateless = self._stateless, []
+            yield from stateless
+        for handshake in [*self._handshakes.values()]:
+            if now >= handshake.deadline:
+                yield Transmit(handshake.address, [handshake.init(now)])
+        dirty, self._shared.dirty = self._shared.dirty, []
+        for connection in dirty:
+            connection.is_dirty = False
+            yield from self._transmit(connection, now)
+            self._register(connection)
+
+    def _transmit(self, connection: Connection, now: float) -> Iterator[Transmit]:
+        packets = connection.transmit(now)
+        if packets:
+            yield from _runs(connection.path.address, packets)
+        challenge = connection.take_challenge()
+        if challenge is not None:
+            yield Transmit(challenge[1], [challenge[0]])
+
+    def _register(self, connection: Connection) -> None:
+        deadline = connection.deadline()
+        if deadline is None:
+            if self._connections.get(connection.local_cid) is connection:
+                del self._connections[connection.local_cid]
+            return
+        registered = connection.deadline_registered
+        if registered is not None and registered <= deadline:
+            return
+        # A later deadline is not registered: the earlier one will look again.
+        connection.deadline_registered = deadline
+        self._timer_count += 1
+        heapq.heappush(self._timers, (deadline, self._timer_count, connection))
+
+    def poll_timeout(self) -> float | None:
+        """When `handle_timeout` is to be called, if nothing happens before."""
+        result: float | None = None
+        if self._shared.dirty or self._stateless:
+            return 0.0
+        while self._timers and self._timers[0][2].deadline_registered != self._timers[0][0]:
+            heapq.heappop(self._timers)
+        if self._timers:
+            result = self._timers[0][0]
+        for handshake in self._handshakes.values():
+            if result is None or handshake.deadline < result:
+                result = handshake.deadline
+        if self._half_open:
+            expires_at = next(iter(self._half_open.values()))[2]
+            if result is None or expires_at < result:
+                result = expires_at
+        return result
+
+
+def _runs(address: Address, packets: list[bytes]) -> Iterator[Transmit]:
+    """Cut a list of packets into runs of one size, whose last may be shorter."""
+    run = [packets[0]]
+    size = len(packets[0])
+    for packet in packets[1:]:
+        if len(run[-1]) == size and len(packet) <= size:
+            run.append(packet)
+            continue
+        yield Transmit(address, run)
+        run, size = [packet], len(packet)
+    yield Transmit(address, run)

@@ -1,0 +1,50 @@
+"""The peer's address, and moving to a new one only after it has answered from there.
+
+Rules (RFC 9000 §9): only the newest authentic packet may suggest a new address; nothing but one
+challenge at a time goes there until the answer is back, so a copied packet sent from a forged
+address diverts nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Address = tuple[Any, ...]
+"""An address as the socket gives it; the core only compares it."""
+
+
+class Path:
+    """Where packets go, and the address that may become the next one."""
+
+    __slots__ = ("address", "candidate", "challenge", "challenge_waits", "challenged_at", "response")
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.candidate: Address | None = None
+        self.challenge = b""
+        self.challenge_waits = False
+        self.challenged_at = 0.0
+        self.response: bytes | None = None
+        """The peer's newest challenge, to be answered."""
+
+    def wants_challenge(self, address: Address, patience_seconds: float, now: float) -> bool:
+        """The newest packet came from `address`: True if that is to be challenged now."""
+        if address == self.address:
+            self.candidate = None
+            return False
+        return address != self.candidate or now >= self.challenged_at + patience_seconds
+
+    def challenged(self, address: Address, challenge: bytes, now: float) -> None:
+        """A challenge is about to leave."""
+        self.candidate = address
+        self.challenge = challenge
+        self.challenge_waits = True
+        self.challenged_at = now
+
+    def answered(self, data: bytes) -> bool:
+        """True if this answer to the challenge makes the candidate the address."""
+        if self.candidate is None or data != self.challenge:
+            return False
+        self.address = self.candidate
+        self.candidate = None
+        return True

@@ -1,0 +1,326 @@
+"""The receiving side of a connection: which packets came, what they carried, what is owed back.
+
+Rules: nothing here is kept beyond a limit. Duplicates go, gaps are remembered as ranges, fragments
+are held in proportion to what arrived, and credit is granted for what handlers have consumed.
+Whatever breaks the protocol raises `DecodeError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from aerogram.config import MESSAGE_OVERHEAD_BYTES, Config
+from aerogram.core import wire
+from aerogram.core.channel import ChannelSpec, ReceiveChannel, Run
+from aerogram.core.delivery import AsItArrives, Delivery, preset
+from aerogram.core.fragments import Reassembly
+from aerogram.core.keys import ReplayWindow
+from aerogram.core.ranges import RangeSet
+from aerogram.core.stats import ConnectionStats
+from aerogram.errors import DecodeError
+
+ACK_RANGES_LIMIT: Final = 64
+"""Ranges kept and sent; older packets are acknowledged already or will be sent again."""
+ACK_EVERY: Final = 2
+"""Acknowledgement-eliciting packets after which an acknowledgement is sent (RFC 9000 §13.2.2)."""
+
+
+RELIABLE: Final = Delivery(AsItArrives)
+"""Stands in for a delivery that only the peer knows; its messages are refused one by one."""
+
+
+class ReassemblyBudget:
+    """Bytes of unfinished records that an endpoint may hold over all its sessions."""
+
+    __slots__ = ("left_bytes",)
+
+    def __init__(self, total_bytes: int) -> None:
+        self.left_bytes = total_bytes
+
+
+class ChannelDisagreement(Exception):
+    """Both sides know a channel by this name, with different deliveries."""
+
+
+class Receiver:
+    """What has arrived on one connection."""
+
+    __slots__ = (
+        "_ack_due",
+        "_ack_now",
+        "_budget",
+        "_channels",
+        "_config",
+        "_eliciting",
+        "_largest_at",
+        "_ranges",
+        "_replay",
+        "_reserved_bytes",
+        "_specs",
+        "_stats",
+        "_waiting",
+    )
+
+    def __init__(
+        self,
+        config: Config,
+        specs: Mapping[str, ChannelSpec],
+        budget: ReassemblyBudget,
+        stats: ConnectionStats,
+    ) -> None:
+        self._config = config
+        self._specs = specs
+        self._budget = budget
+        self._stats = stats
+        self._replay = ReplayWindow()
+        self._ranges = RangeSet()
+        self._largest_at = 0.0
+        self._eliciting = 0
+        self._ack_now = False
+        self._ack_due: float | None = None
+        self._channels: dict[int, ReceiveChannel] = {}
+        self._reserved_bytes = 0
+        self._waiting: list[tuple[ReceiveChannel, Reassembly]] = []
+
+    # -- packets
+
+    @property
+    def largest(self) -> int:
+        """The largest packet number that arrived, or -1."""
+        return self._ranges.largest
+
+    def packet_arrived(self, number: int) -> bool:
+        """False if this packet came before, or is too old to tell (RFC 6479)."""
+        return self._replay.accept(number)
+
+    def packet_taken(self, number: int, now: float, *, eliciting: bool) -> None:
+        """The packet was authentic and its frames are processed: it is to be acknowledged."""
+        ranges = self._ranges
+        expected = ranges.largest + 1
+        ranges.add(number, number)
+        if number >= expected:
+            self._largest_at = now
+        if len(ranges) > ACK_RANGES_LIMIT:
+            ranges.keep_newest(ACK_RANGES_LIMIT)
+        if not eliciting:
+            return
+        self._eliciting += 1
+        if number != expected or self._eliciting >= ACK_EVERY:
+            self._ack_now = True
+        if self._ack_due is None:
+            self._ack_due = now + self._config.max_ack_delay_seconds
+
+    @property
+    def ack_pending(self) -> bool:
+        """True if something acknowledgement-eliciting is not yet acknowledged."""
+        return self._eliciting > 0
+
+    @property
+    def ack_due(self) -> float | None:
+        """When an acknowledgement must leave, even alone."""
+        return self._ack_due
+
+    def ack_wanted(self, now: float) -> bool:
+        """True if an acknowledgement should leave now, even alone."""
+        return self._ack_now or (self._ack_due is not None and self._ack_due <= now)
+
+    def take_ack(self, now: float) -> bytes:
+        """The ACK frame for all that arrived."""
+        delay = max(0.0, now - self._largest_at)
+        self._eliciting = 0
+        self._ack_now = False
+        self._ack_due = None
+        return wire.encode_ack(
+            self._ranges.largest, int(delay * 1_000_000), self._ranges.descending()
+        )
+
+    def peer_knows(self, number: int) -> None:
+        """The peer has an acknowledgement of everything up to `number` (RFC 9000 §13.2.4)."""
+        if number > 0:
+            self._ranges.forget_below(number)
+
+    # -- channels
+
+    def announced(self, frame: wire.ChannelAnnounce) -> None:
+        """Take a CHANNEL frame. Raises `ChannelDisagreement` or `DecodeError`."""
+        channel = self._channels.get(frame.channel)
+        if channel is not None:
+            if (channel.name, channel.delivery_code) != (frame.name, frame.code):
+                raise DecodeError("a channel was announced twice, differently")
+            return
+        if frame.channel >= self._config.channels_per_session:
+            raise DecodeError("more channels than the limit")
+        spec = self._specs.get(frame.name)
+        if spec is not None and spec.delivery.code != frame.code:
+            raise ChannelDisagreement(
+                f"channel {frame.name!r} is {spec.delivery.code!r} here "
+                f"and {frame.code!r} at the peer"
+            )
+        delivery = preset(frame.code)
+        known = spec is not None or delivery is not None
+        if spec is None:
+            spec = ChannelSpec(frame.name, delivery or RELIABLE)
+        self._channels[frame.channel] = ReceiveChannel(
+            frame.channel, spec, self._config.channel_window_bytes, known=known
+        )
+
+    def channel(self, identity: int) -> ReceiveChannel:
+        """The channel with this number. Raises `DecodeError` if it was never announced."""
+        channel = self._channels.get(identity)
+        if channel is None:
+            raise DecodeError("a message on a channel that was not announced")
+        return channel
+
+    def channels_with_credit(self) -> list[ReceiveChannel]:
+        """Channels whose sender is to be told a new limit."""
+        return [channel for channel in self._channels.values() if channel.credit_due]
+
+    def take_credit(self, channel: ReceiveChannel) -> bytes:
+        """The CREDIT frame of a channel."""
+        channel.credit_due = False
+        channel.granted_cost = max(channel.granted_cost, channel.next_grant)
+        return wire.encode_credit(channel.identity, channel.granted_cost)
+
+    # -- messages
+
+    def messages(self, frame: wire.Messages) -> tuple[ReceiveChannel, list[Run]]:
+        """Take a run of whole messages; return what is handed over. Raises `DecodeError`."""
+        channel = self.channel(frame.channel)
+        messages, duplicates = channel.run_arrived(frame.first_number, frame.payloads)
+        if duplicates:
+            self._stats.messages_duplicate += duplicates
+        self._check_credit(channel)
+        return channel, messages
+
+    def _check_credit(self, channel: ReceiveChannel) -> None:
+        if channel.resends and channel.arrived_cost > channel.granted_cost:
+            raise DecodeError(f"channel {channel.name!r}: more was sent than credit was given for")
+
+    def skip(self, frame: wire.Skip) -> tuple[ReceiveChannel, list[Run]]:
+        """Take a SKIP frame; return what it sets free. Raises `DecodeError`."""
+        channel = self.channel(frame.channel)
+        partial = channel.partial.get(frame.number)
+        if partial is not None:
+            self._forget(channel, partial)
+        released = channel.skipped(frame.number, frame.cost)
+        self._check_credit(channel)
+        self._stats.messages_skipped += 1
+        return channel, released
+
+    # -- fragments
+
+    def fragment(self, frame: wire.Fragment, now: float) -> tuple[ReceiveChannel, list[Run]]:
+        """Take a piece of a record; return what is handed over. Raises `DecodeError`."""
+        channel = self.channel(frame.channel)
+        if frame.total_bytes > self._config.max_record_bytes:
+            raise DecodeError("a record is larger than the stated limit")
+        if channel.resends and frame.number in channel.received:
+            self._stats.messages_duplicate += 1
+            return channel, []
+        partial = channel.partial.get(frame.number)
+        if partial is None:
+            partial = self._begin(channel, frame, now)
+            if partial is None:
+                return channel, []
+        new = partial.add(frame.total_bytes, frame.offset, frame.data)
+        if not partial.reserved:
+            self._budget.left_bytes -= new
+        channel.arrived_cost += new
+        self._check_credit(channel)
+        if not partial.complete:
+            return channel, []
+        self._forget(channel, partial)
+        del channel.partial[frame.number]
+        if channel.resends:
+            channel.received.add(frame.number, frame.number)
+        return channel, channel.order(frame.number, partial.record())
+
+    def _begin(
+        self, channel: ReceiveChannel, frame: wire.Fragment, now: float
+    ) -> Reassembly | None:
+        partial = Reassembly(frame.total_bytes, now)
+        if not channel.resends and not self._make_room(channel, frame.total_bytes):
+            self._stats.messages_dropped_partial += 1
+            return None
+        channel.arrived_cost += MESSAGE_OVERHEAD_BYTES
+        channel.partial[frame.number] = partial
+        if channel.resends and 2 * frame.total_bytes > channel.window:
+            self._waiting.append((channel, partial))
+            self._grant_waiting()
+        return partial
+
+    def _make_room(self, channel: ReceiveChannel, total_bytes: int) -> bool:
+        """An unreliable record begins: the oldest unfinished ones of its channel give way."""
+        limit = min(self._budget.left_bytes, self._config.reassembly_bytes_per_session)
+        held = sum(partial.total_bytes for partial in channel.partial.values())
+        while channel.partial and held + total_bytes > limit:
+            oldest = next(iter(channel.partial))
+            held -= channel.partial[oldest].total_bytes
+            self._drop(channel, oldest)
+        return held + total_bytes <= limit
+
+    def _drop(self, channel: ReceiveChannel, number: int) -> None:
+        self._forget(channel, channel.partial.pop(number))
+        self._stats.messages_dropped_partial += 1
+
+    def _grant_waiting(self) -> None:
+        """A record larger than half the window needs credit before any of it can be consumed.
+
+        Whole records are reserved at once, first come first served, so that two of them can
+        never hold half of the memory each and wait for the other half.
+        """
+        while self._waiting:
+            channel, partial = self._waiting[0]
+            left = self._config.reassembly_bytes_per_session - self._reserved_bytes
+            total_bytes = partial.total_bytes
+            if total_bytes > min(left, self._budget.left_bytes):
+                return
+            self._waiting.pop(0)
+            partial.reserved = True
+            self._reserved_bytes += total_bytes
+            self._budget.left_bytes += partial.received_bytes - total_bytes
+            channel.reserved += total_bytes
+            channel.credit_due = True
+
+    def _forget(self, channel: ReceiveChannel, partial: Reassembly) -> None:
+        """A record is complete or given up: its memory is free for others."""
+        if not partial.reserved:
+            self._budget.left_bytes += partial.received_bytes
+            if (channel, partial) in self._waiting:
+                self._waiting.remove((channel, partial))
+            return
+        self._reserved_bytes -= partial.total_bytes
+        self._budget.left_bytes += partial.total_bytes
+        channel.reserved -= partial.total_bytes
+        self._grant_waiting()
+
+    def expire_partial(self, now: float) -> None:
+        """Drop unreliable records whose pieces stopped coming."""
+        before = now - self._config.reassembly_timeout_seconds
+        for channel in self._channels.values():
+            if channel.resends:
+                continue
+            late = [n for n, partial in channel.partial.items() if partial.started_at <= before]
+            for number in late:
+                self._drop(channel, number)
+
+    def partial_deadline(self) -> float | None:
+        """When `expire_partial` has something to do."""
+        starts = [
+            next(iter(channel.partial.values())).started_at
+            for channel in self._channels.values()
+            if channel.partial and not channel.resends
+        ]
+        return min(starts) + self._config.reassembly_timeout_seconds if starts else None
+
+    def abandon(self) -> None:
+        """The connection ends: give all memory back."""
+        for channel in self._channels.values():
+            for partial in channel.partial.values():
+                if not partial.reserved:
+                    self._budget.left_bytes += partial.received_bytes
+            channel.partial.clear()
+        self._budget.left_bytes += self._reserved_bytes
+        self._reserved_bytes = 0
+        self._waiting.clear()

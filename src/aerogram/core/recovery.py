@@ -1,0 +1,208 @@
+"""Round-trip times and loss detection: RFC 9002 sections 5 and 6 for one packet number space.
+
+Pure bookkeeping: it is told what was sent and what was acknowledged, and answers which packets
+are acknowledged, which are lost, and when to look again. What a packet carried is the
+connection's business.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aerogram.errors import DecodeError
+
+if TYPE_CHECKING:
+    from aerogram.core.channel import Outgoing, Piece, ReceiveChannel, SendChannel
+
+PACKET_THRESHOLD: Final = 3
+"""RFC 9002 §6.1.1."""
+TIME_THRESHOLD: Final = 9 / 8
+"""RFC 9002 §6.1.2."""
+GRANULARITY_SECONDS: Final = 0.001
+"""RFC 9002 §6.1.2."""
+LONGEST_PTO_SECONDS: Final = 2.0
+"""Backing off beyond this makes a link that heals look dead for as long again."""
+
+
+class Rtt:
+    """The round-trip time of a path, in seconds (RFC 9002 §5.3)."""
+
+    __slots__ = ("latest", "minimum", "sampled", "smoothed", "variation")
+
+    def __init__(self, initial: float) -> None:
+        self.latest = initial
+        self.minimum = initial
+        self.smoothed = initial
+        self.variation = initial / 2
+        self.sampled = False
+
+    def update(self, sample: float, ack_delay: float) -> None:
+        """Take a sample; `ack_delay` is what the peer says it waited before acknowledging."""
+        self.latest = sample
+        if not self.sampled:
+            self.sampled = True
+            self.minimum = self.smoothed = sample
+            self.variation = sample / 2
+            return
+        if sample < self.minimum:
+            self.minimum = sample
+        adjusted = sample - ack_delay if sample - ack_delay >= self.minimum else sample
+        self.variation += (abs(self.smoothed - adjusted) - self.variation) / 4
+        self.smoothed += (adjusted - self.smoothed) / 8
+
+    @property
+    def probe_timeout(self) -> float:
+        """RFC 9002 §6.2.1, without the peer's acknowledgement delay."""
+        return self.smoothed + max(4 * self.variation, GRANULARITY_SECONDS)
+
+
+class SentPacket:
+    """A packet in flight and what it carried, so that it can be carried again."""
+
+    __slots__ = (
+        "ack_eliciting",
+        "acknowledges",
+        "announces",
+        "controls",
+        "credits",
+        "number",
+        "pieces",
+        "runs",
+        "sent_at",
+        "size",
+    )
+
+    def __init__(self, number: int, sent_at: float) -> None:
+        self.number = number
+        self.sent_at = sent_at
+        self.size = 0
+        self.ack_eliciting = False
+        self.acknowledges = -1
+        self.runs: list[tuple[SendChannel, list[Outgoing]]] = []
+        self.pieces: list[Piece] = []
+        self.controls: list[bytes] = []
+        self.credits: list[ReceiveChannel] = []
+        self.announces: list[SendChannel] = []
+
+
+class Recovery:
+    """The packets in flight of one connection."""
+
+    __slots__ = (
+        "bytes_in_flight",
+        "eliciting_in_flight",
+        "largest_acked",
+        "last_eliciting_at",
+        "loss_time",
+        "max_ack_delay",
+        "pto_count",
+        "rtt",
+        "sent",
+    )
+
+    def __init__(self, initial_rtt_seconds: float, max_ack_delay_seconds: float) -> None:
+        self.rtt = Rtt(initial_rtt_seconds)
+        self.max_ack_delay = max_ack_delay_seconds
+        self.sent: dict[int, SentPacket] = {}
+        self.bytes_in_flight = 0
+        self.eliciting_in_flight = 0
+        self.largest_acked = -1
+        self.last_eliciting_at = 0.0
+        self.loss_time: float | None = None
+        self.pto_count = 0
+
+    def packet_sent(self, packet: SentPacket) -> None:
+        """Remember an acknowledgement-eliciting packet; others are not tracked."""
+        self.sent[packet.number] = packet
+        self.bytes_in_flight += packet.size
+        self.eliciting_in_flight += 1
+        self.last_eliciting_at = packet.sent_at
+
+    def acknowledged(
+        self, ranges: list[tuple[int, int]], ack_delay: float, next_number: int, now: float
+    ) -> list[SentPacket]:
+        """The packets that these ranges newly acknowledge, ascending within each range.
+
+        Raises `DecodeError` if a number was never sent (RFC 9000 §13.1). The work is bounded by
+        the packets in flight, whatever the ranges claim.
+        """
+        largest = ranges[0][1]
+        if largest >= next_number:
+            raise DecodeError("acknowledgement of a packet that was never sent")
+        newly: list[SentPacket] = []
+        sent = self.sent
+        if sent:
+            oldest = next(iter(sent))
+            for low, high in ranges:
+                if high < oldest:
+                    break
+                for number in range(max(low, oldest), high + 1):
+                    packet = sent.pop(number, None)
+                    if packet is not None:
+                        newly.append(packet)
+                        self.bytes_in_flight -= packet.size
+        if not newly:
+            return newly
+        self.eliciting_in_flight -= len(newly)
+        if largest > self.largest_acked:
+            self.largest_acked = largest
+            self._sample(newly, largest, ack_delay, now)
+        self.pto_count = 0
+        return newly
+
+    def _sample(
+        self, newly: list[SentPacket], largest: int, ack_delay: float, now: float
+    ) -> None:
+        # RFC 9002 §5.1: only if the largest acknowledged packet is newly acknowledged.
+        for packet in newly:
+            if packet.number == largest:
+                self.rtt.update(now - packet.sent_at, min(ack_delay, self.max_ack_delay))
+                return
+
+    def detect_lost(self, now: float) -> list[SentPacket]:
+        """Take out and return the packets that are lost by now (RFC 9002 §6.1)."""
+        self.loss_time = None
+        lost: list[SentPacket] = []
+        if not self.sent:
+            return lost
+        rtt = self.rtt
+        delay = max(TIME_THRESHOLD * max(rtt.latest, rtt.smoothed), GRANULARITY_SECONDS)
+        lost_before = now - delay
+        largest = self.largest_acked
+        for packet in self.sent.values():
+            if packet.number > largest:
+                break
+            if packet.sent_at <= lost_before or largest >= packet.number + PACKET_THRESHOLD:
+                lost.append(packet)
+            elif self.loss_time is None or packet.sent_at + delay < self.loss_time:
+                self.loss_time = packet.sent_at + delay
+        for packet in lost:
+            del self.sent[packet.number]
+            self.bytes_in_flight -= packet.size
+            self.eliciting_in_flight -= 1
+        return lost
+
+    def deadline(self) -> float | None:
+        """When loss detection or the probe timeout is due (RFC 9002 §6.2.1)."""
+        if self.loss_time is not None:
+            return self.loss_time
+        if not self.sent:
+            return None
+        return self.last_eliciting_at + self.probe_timeout()
+
+    def probe_timeout(self) -> float:
+        """The probe timeout with its backoff, in seconds."""
+        base = self.rtt.probe_timeout + self.max_ack_delay
+        if self.pto_count == 0:
+            return base
+        backed_off = base * float(1 << min(self.pto_count, 16))
+        return min(backed_off, max(LONGEST_PTO_SECONDS, base))
+
+    def oldest(self, count: int) -> list[SentPacket]:
+        """Up to `count` of the packets that have been in flight longest."""
+        result: list[SentPacket] = []
+        for packet in self.sent.values():
+            if len(result) == count:
+                break
+            result.append(packet)
+        return result

@@ -1,0 +1,427 @@
+"""The sending side of a connection: queues in, sealed packets out, every message accounted for.
+
+Rules: a message gets its number when it first leaves, so what is given up before leaves no gap.
+Frames are sent again, packets never (RFC 9002 §3). A lost packet's messages go back to their
+channels, where the retry policy has the say. Every message ends through `_finish`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from typing import Final
+
+from aerogram.config import MESSAGE_OVERHEAD_BYTES, Config
+from aerogram.core import wire
+from aerogram.core.channel import (
+    ChannelSpec,
+    Outcome,
+    Outgoing,
+    Piece,
+    SendChannel,
+)
+from aerogram.core.congestion import Controller
+from aerogram.core.fragments import SMALLEST_FRAGMENT_BYTES
+from aerogram.core.keys import PacketProtection
+from aerogram.core.receiver import Receiver
+from aerogram.core.recovery import Recovery, SentPacket
+from aerogram.core.stats import ConnectionStats
+
+HEADER_ROOM_BYTES: Final = 32
+"""The most that the header of a MESSAGES or FRAGMENT frame takes, apart from the data."""
+
+
+class Sender:
+    """Builds the packets of one connection and decides what must be sent again."""
+
+    __slots__ = (
+        "_busy",
+        "_expiries",
+        "_next_entry",
+        "_retries",
+        "channels",
+        "config",
+        "controller",
+        "controls",
+        "largest_whole",
+        "next_number",
+        "payload_room",
+        "peer_max_record_bytes",
+        "peer_window_bytes",
+        "ping_due",
+        "probes_due",
+        "protection",
+        "recovery",
+        "remote_cid",
+        "roomy",
+        "stats",
+    )
+
+    def __init__(
+        self,
+        config: Config,
+        controller: Controller,
+        protection: PacketProtection,
+        remote_cid: bytes,
+        peer: wire.TransportParameters,
+        stats: ConnectionStats,
+    ) -> None:
+        self.config = config
+        self.controller = controller
+        self.protection = protection
+        self.remote_cid = remote_cid
+        self.stats = stats
+        self.peer_max_record_bytes = peer.max_record_bytes
+        self.peer_window_bytes = peer.channel_window_bytes
+        self.recovery = Recovery(
+            config.initial_rtt_seconds, peer.max_ack_delay_microseconds / 1_000_000
+        )
+        self.channels: list[SendChannel] = []
+        self.controls: deque[bytes] = deque()
+        self.next_number = 0
+        self.probes_due = 0
+        self.ping_due = False
+        self.roomy: list[SendChannel] = []
+        """Channels whose queue has room again, for those who wait."""
+        datagram_bytes = min(config.datagram_bytes, peer.max_datagram_bytes)
+        self.payload_room = datagram_bytes - wire.DATA_HEADER_BYTES - protection.overhead_bytes
+        self.largest_whole = min(self.payload_room - HEADER_ROOM_BYTES, len(wire.LENGTH_PREFIX) - 1)
+        self._busy: list[SendChannel] = []
+        self._expiries: list[tuple[float, int, SendChannel, Outgoing]] = []
+        self._retries: list[tuple[float, int, SendChannel, Outgoing]] = []
+        self._next_entry = 0
+
+    # -- what the user does
+
+    def open_channel(self, spec: ChannelSpec) -> SendChannel:
+        """A new channel to the peer; it is announced with its first message."""
+        channel = SendChannel(len(self.channels), spec, self.peer_window_bytes)
+        self.channels.append(channel)
+        return channel
+
+    def send(self, channel: SendChannel, payload: bytes, deadline: float | None) -> Outgoing:
+        """Queue a message. Its size was checked by the caller; `deadline` is a time."""
+        message = Outgoing(payload, deadline)
+        channel.queue.append(message)
+        channel.queued_bytes += len(payload)
+        self.stats.messages_sent += 1
+        if not channel.busy:
+            self.mark_busy(channel)
+        if deadline is not None:
+            self._next_entry += 1
+            heapq.heappush(self._expiries, (deadline, self._next_entry, channel, message))
+        return message
+
+    def in_flight(self) -> int:
+        """Messages without an outcome, counted one by one: the ledger's other side."""
+        alive: dict[int, Outgoing] = {}
+        for channel in self.channels:
+            for message in [*channel.queue, *channel.resend]:
+                alive[id(message)] = message
+            for piece in channel.lost_pieces:
+                alive[id(piece.message)] = piece.message
+        for packet in self.recovery.sent.values():
+            for _, run in packet.runs:
+                for message in run:
+                    alive[id(message)] = message
+            for piece in packet.pieces:
+                alive[id(piece.message)] = piece.message
+        for _, _, _, message in self._retries:
+            alive[id(message)] = message
+        return sum(1 for message in alive.values() if message.outcome is None)
+
+    def abandon(self, now: float) -> None:
+        """The connection ends: everything without an outcome is lost."""
+        for channel in self.channels:
+            for message in [*channel.queue, *channel.resend]:
+                self._finish(message, Outcome.LOST, now)
+            for piece in channel.lost_pieces:
+                self._finish(piece.message, Outcome.LOST, now)
+            channel.queue.clear()
+            channel.resend.clear()
+            channel.lost_pieces.clear()
+        for packet in self.recovery.sent.values():
+            for _, run in packet.runs:
+                for message in run:
+                    self._finish(message, Outcome.LOST, now)
+            for piece in packet.pieces:
+                self._finish(piece.message, Outcome.LOST, now)
+        for _, _, _, message in self._retries:
+            self._finish(message, Outcome.LOST, now)
+        self.recovery.sent.clear()
+        self._retries.clear()
+        self._expiries.clear()
+
+    @property
+    def drained(self) -> bool:
+        """True if nothing waits and nothing is unacknowledged."""
+        if self.recovery.sent or self.controls or self._retries:
+            return False
+        return not any(channel.has_work for channel in self.channels)
+
+    def mark_busy(self, channel: SendChannel) -> None:
+        """The channel has something to send."""
+        if not channel.busy:
+            channel.busy = True
+            self._busy.append(channel)
+
+    def busy(self) -> list[SendChannel]:
+        """The channels that have something to send, by priority; equals take turns to be first."""
+        busy = self._busy
+        for channel in busy:
+            if not channel.has_work:
+                channel.busy = False
+        if not all(channel.busy for channel in busy):
+            self._busy = busy = [channel for channel in busy if channel.busy]
+        if len(busy) > 1:
+            start = self.next_number % len(busy)
+            busy = busy[start:] + busy[:start]
+            busy.sort(key=_descending_priority)
+        return busy
+
+    def has_work(self) -> bool:
+        """True if some channel has something to send, credit allowing."""
+        for channel in self._busy:
+            if channel.resend or channel.lost_pieces:
+                return True
+            if channel.queue and self._credit_allows(channel, channel.queue[0]):
+                return True
+        return False
+
+    def _credit_allows(self, channel: SendChannel, message: Outgoing) -> bool:
+        if not channel.resends or message.outcome is not None:
+            return True
+        left = channel.credit_cost - channel.sent_cost
+        size = len(message.payload)
+        if size <= self.largest_whole:
+            return left >= size + MESSAGE_OVERHEAD_BYTES
+        if message.record is None:
+            return left >= SMALLEST_FRAGMENT_BYTES + MESSAGE_OVERHEAD_BYTES
+        return left >= min(size - message.record.sent_bytes, SMALLEST_FRAGMENT_BYTES)
+
+    def packet_sent(self, packet: SentPacket) -> None:
+        """A packet was sealed and is about to leave."""
+        self.next_number += 1
+        self.stats.packets_sent += 1
+        self.stats.bytes_sent += packet.size
+        if packet.ack_eliciting:
+            self.ping_due = False
+            if self.probes_due > 0:
+                self.probes_due -= 1
+            self.recovery.packet_sent(packet)
+
+    def check_room(self, channel: SendChannel) -> None:
+        """Note that a queue which somebody found full is half empty by now."""
+        if 2 * len(channel.queue) > self.config.send_queue_messages:
+            return
+        if 2 * channel.queued_bytes <= self.config.send_queue_bytes:
+            channel.wants_room = False
+            self.roomy.append(channel)
+
+    # -- what the peer says
+
+    def acknowledged(self, ack: wire.Ack, receiver: Receiver, now: float) -> None:
+        """Take an ACK frame. Raises `DecodeError` if it acknowledges what was never sent."""
+        recovery = self.recovery
+        delay = ack.delay_microseconds / 1_000_000
+        newly = recovery.acknowledged(ack.ranges, delay, self.next_number, now)
+        if not newly:
+            return
+        for packet in newly:
+            self.controller.acknowledged(packet.size, packet.sent_at, now)
+            receiver.peer_knows(packet.acknowledges)
+            for channel in packet.announces:
+                channel.announced = True
+            for _, run in packet.runs:
+                self._run_delivered(run, now)
+            for piece in packet.pieces:
+                self._piece_delivered(piece, now)
+        for packet in recovery.detect_lost(now):
+            self._packet_lost(packet, now)
+
+    def _run_delivered(self, run: list[Outgoing], now: float) -> None:
+        delivered = 0
+        for message in run:
+            if message.outcome is None:
+                message.outcome = Outcome.DELIVERED
+                message.ended_at = now
+                delivered += 1
+                if message.observer is not None:
+                    message.observer()
+        self.stats.messages_delivered += delivered
+
+    def _piece_delivered(self, piece: Piece, now: float) -> None:
+        record = piece.message.record
+        assert record is not None
+        record.acknowledged.add(piece.start, piece.end - 1)
+        if record.acknowledged.covers(0, len(piece.message.payload) - 1):
+            self._finish(piece.message, Outcome.DELIVERED, now)
+
+    def credit(self, identity: int, limit: int) -> None:
+        """Take a CREDIT frame; a lower limit than before is an old one."""
+        if identity < len(self.channels):
+            channel = self.channels[identity]
+            channel.credit_cost = max(channel.credit_cost, limit)
+
+    def refused(self, identity: int, number: int, reason: str, now: float) -> None:
+        """Take a REFUSE frame: if the message still has no outcome, this is it."""
+        for packet in self.recovery.sent.values():
+            for channel, run in packet.runs:
+                index = number - run[0].number
+                if channel.identity == identity and 0 <= index < len(run):
+                    self._refuse(run[index], reason, now)
+            for piece in packet.pieces:
+                if piece.channel.identity == identity and piece.message.number == number:
+                    self._refuse(piece.message, reason, now)
+
+    def _refuse(self, message: Outgoing, reason: str, now: float) -> None:
+        message.reason = reason
+        self._finish(message, Outcome.REFUSED, now)
+
+    # -- time
+
+    def deadline(self) -> float | None:
+        """When `handle_timeout` has something to do."""
+        result = self.recovery.deadline()
+        for heap in (self._retries, self._expiries):
+            while heap and heap[0][3].outcome is not None:
+                heapq.heappop(heap)
+            if heap and (result is None or heap[0][0] < result):
+                result = heap[0][0]
+        return result
+
+    def handle_timeout(self, now: float) -> None:
+        """Declare losses, send probes, expire messages, retry those whose policy says now."""
+        recovery = self.recovery
+        if recovery.loss_time is not None and recovery.loss_time <= now:
+            for packet in recovery.detect_lost(now):
+                self._packet_lost(packet, now)
+        else:
+            deadline = recovery.deadline()
+            if deadline is not None and deadline <= now:
+                self._probe(now)
+        self._expire(now)
+        while self._retries and self._retries[0][0] <= now:
+            _, _, channel, message = heapq.heappop(self._retries)
+            if message.outcome is None and not message.in_resend:
+                self._send_again(channel, message)
+
+    def _probe(self, now: float) -> None:
+        """RFC 9002 §6.2.4: send what is oldest again, without calling it lost."""
+        recovery = self.recovery
+        recovery.pto_count += 1
+        self.stats.probe_timeouts += 1
+        count = 1 if recovery.pto_count == 1 else 2
+        for packet in recovery.oldest(count):
+            for channel, run in packet.runs:
+                for message in run:
+                    if message.outcome is None and channel.resends and not message.in_resend:
+                        self._send_again(channel, message)
+            for piece in packet.pieces:
+                if piece.message.outcome is None and piece.channel.resends:
+                    self._piece_again(piece)
+            self._controls_lost(packet)
+        recovery.last_eliciting_at = now
+        self.probes_due = count
+        self.ping_due = True
+
+    def _expire(self, now: float) -> None:
+        while self._expiries and self._expiries[0][0] <= now:
+            _, _, channel, message = heapq.heappop(self._expiries)
+            if message.outcome is None:
+                self._finish(message, Outcome.EXPIRED, now)
+                self._tell_skipped(channel, message)
+
+    # -- losses
+
+    def _packet_lost(self, packet: SentPacket, now: float) -> None:
+        self.stats.packets_lost += 1
+        self.controller.lost(packet.size, packet.sent_at, now)
+        for channel, run in packet.runs:
+            for message in run:
+                if message.outcome is None and message.last_sent_at <= packet.sent_at:
+                    self._message_lost(channel, message, now)
+        for piece in packet.pieces:
+            self._piece_lost(piece, now)
+        self._controls_lost(packet)
+
+    def _message_lost(self, channel: SendChannel, message: Outgoing, now: float) -> None:
+        if message.in_resend:
+            return
+        if channel.resends and not message.last_try:
+            self._send_again(channel, message)
+            return
+        self._finish(message, Outcome.LOST, now)
+        self._tell_skipped(channel, message)
+
+    def _piece_lost(self, piece: Piece, now: float) -> None:
+        message, channel = piece.message, piece.channel
+        record = message.record
+        assert record is not None
+        if message.outcome is not None or record.acknowledged.covers(piece.start, piece.end - 1):
+            return
+        if channel.resends and not message.last_try:
+            self._piece_again(piece)
+            return
+        self._finish(message, Outcome.LOST, now)
+        self._tell_skipped(channel, message)
+
+    def _controls_lost(self, packet: SentPacket) -> None:
+        self.controls.extend(packet.controls)
+        for channel in packet.credits:
+            channel.credit_due = True
+        packet.controls = []
+        packet.credits = []
+
+    def _send_again(self, channel: SendChannel, message: Outgoing) -> None:
+        message.in_resend = True
+        channel.resend.append(message)
+        self.mark_busy(channel)
+
+    def _piece_again(self, piece: Piece) -> None:
+        if not piece.queued:
+            piece.queued = True
+            piece.channel.lost_pieces.append(piece)
+            self.mark_busy(piece.channel)
+
+    def _tell_skipped(self, channel: SendChannel, message: Outgoing) -> None:
+        if message.number < 0 or not channel.resends:
+            return
+        cost = MESSAGE_OVERHEAD_BYTES + len(message.payload)
+        if message.record is not None:
+            cost = MESSAGE_OVERHEAD_BYTES + message.record.sent_bytes
+        self.controls.append(wire.encode_skip(channel.identity, message.number, cost))
+
+    def _finish(self, message: Outgoing, outcome: Outcome, now: float) -> None:
+        if message.outcome is not None:
+            return
+        message.outcome = outcome
+        message.ended_at = now
+        stats = self.stats
+        if outcome is Outcome.DELIVERED:
+            stats.messages_delivered += 1
+        elif outcome is Outcome.LOST:
+            stats.messages_lost += 1
+        elif outcome is Outcome.EXPIRED:
+            stats.messages_expired += 1
+        elif outcome is Outcome.SUPERSEDED:
+            stats.messages_superseded += 1
+        else:
+            stats.messages_refused += 1
+        if message.observer is not None:
+            message.observer()
+
+    def ask_policy(self, channel: SendChannel, run: list[Outgoing]) -> None:
+        retry = channel.delivery.retry
+        for message in run:
+            due = retry.next_try(message, self.recovery.rtt)
+            if due is None:
+                message.last_try = True
+            elif due != math.inf:
+                self._next_entry += 1
+                heapq.heappush(self._retries, (due, self._next_entry, channel, message))
+
+
+def _descending_priority(channel: SendChannel) -> int:
+    return -channel.priority

@@ -1,0 +1,59 @@
+"""Counters as plain integers: every message and every dropped packet ends in exactly one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class ConnectionStats:
+    """What one session has counted since it opened."""
+
+    messages_sent: int = 0
+    messages_delivered: int = 0
+    messages_lost: int = 0
+    messages_expired: int = 0
+    messages_superseded: int = 0
+    messages_refused: int = 0
+
+    messages_received: int = 0
+    """Handed over by their channel's ordering."""
+    messages_duplicate: int = 0
+    messages_skipped: int = 0
+    """Given up by the peer."""
+    messages_dropped_partial: int = 0
+    """Unreliable records of which pieces were missing too long or that found no memory."""
+    messages_dropped_mailbox: int = 0
+    """Unreliable messages that a slow handler had no room for."""
+    messages_received_refused: int = 0
+    """No handler took them, or one refused them."""
+    messages_resent: int = 0
+
+    packets_sent: int = 0
+    packets_received: int = 0
+    packets_lost: int = 0
+    packets_duplicate: int = 0
+    packets_unauthentic: int = 0
+    packets_invalid: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    probe_timeouts: int = 0
+    path_changes: int = 0
+
+
+@dataclass(slots=True)
+class EndpointStats:
+    """What an endpoint has counted, sessions' own counters aside."""
+
+    datagrams_received: int = 0
+    dropped_malformed: int = 0
+    dropped_unauthentic: int = 0
+    dropped_unknown_connection: int = 0
+    dropped_unexpected: int = 0
+    dropped_at_limit: int = 0
+    handshakes_started: int = 0
+    handshakes_completed: int = 0
+    handshakes_expired: int = 0
+    retries_sent: int = 0
+    resets_sent: int = 0
+    resets_received: int = 0

@@ -1,0 +1,1 @@
+"""Sockets and datagram transports: everything that touches the kernel."""

@@ -1,0 +1,271 @@
+"""What stands between a datagram transport and its receiver, on any asyncio loop.
+
+`PacketProtocol` feeds one `DatagramReceiver` and sends for it. It works with what
+`loop.create_datagram_endpoint` makes, and better with a transport that takes whole runs
+(`aerogram.io.batch`). Rules: nothing raises into the loop, since asyncio logs every such exception
+and uvloop bypasses the loop's handler; a receiver that fails is logged at most ten times a second;
+what cannot be sent is counted and lost, as datagrams are, and never waits in unbounded memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, runtime_checkable
+
+from aerogram.config import Config
+from aerogram.io.sockets import Address
+
+_LOGGER: Final = logging.getLogger(__name__)
+
+_LOG_LINES_PER_SECOND: Final = 10
+
+_READ_BYTES: Final = 65536
+"""asyncio's 256 KiB makes every read five times slower; no UDP payload is larger than this."""
+
+
+class DatagramReceiver(Protocol):
+    """What datagrams are handed to. An exception of any method is logged and counted, no more."""
+
+    def receive_datagram(self, data: bytes, address: Address) -> None:
+        """Take one datagram; it is never empty."""
+
+    def receive_run(self, data: bytes, segment_bytes: int, address: Address) -> None:
+        """Take several datagrams of one peer: `segment_bytes` each, the last may be shorter."""
+
+    def read_complete(self) -> None:
+        """Know that no more is read in this loop turn: the time to answer what was received."""
+
+    def transport_lost(self, error: Exception | None) -> None:
+        """Know that the transport has ended: closed here, or broken by `error`. Called once."""
+
+    def send_error(self, error: OSError, address: Address | None) -> None:
+        """Know of an ICMP message or a refused send. Information only: anyone can forge ICMP.
+
+        Called from the loop, never inside `send_run`. `address` is None where the system does not
+        tell whom it is about.
+        """
+
+
+@runtime_checkable
+class SendsRuns(Protocol):
+    """A transport that sends runs itself, and calls `read_complete` after each burst it reads."""
+
+    def send_run(self, packets: Sequence[bytes], address: Address) -> None:
+        """As `PacketProtocol.send_run`."""
+
+
+@runtime_checkable
+class _ReadsUpTo(Protocol):
+    """asyncio's own transport, which allocates `max_size` bytes for each read."""
+
+    max_size: int
+
+
+@dataclass(slots=True)
+class TransportStats:
+    """What a socket's two directions have counted, in datagrams unless the name says otherwise."""
+
+    datagrams_received: int = 0
+    bytes_received: int = 0
+    runs_received: int = 0
+    """Reads that gave more than one datagram (UDP_GRO)."""
+    read_turns: int = 0
+    """Loop turns in which something was read by the batched transport."""
+    empty_received: int = 0
+    truncated: int = 0
+    """Longer than the read buffer; not handed on."""
+    receiver_errors: int = 0
+    """Exceptions of the receiver."""
+
+    datagrams_sent: int = 0
+    bytes_sent: int = 0
+    runs_sent: int = 0
+    """Writes that carried more than one datagram (UDP_SEGMENT)."""
+    send_errors: int = 0
+    """Refused by the system with an error; lost."""
+    send_dropped: int = 0
+    """Lost here: the buffer was full, or the transport closed."""
+    icmp_errors: int = 0
+    """Errors of earlier packets that the socket reported."""
+    gso_fallbacks: int = 0
+    """Runs that the system would not cut up and that went one by one."""
+
+
+class PacketProtocol(asyncio.DatagramProtocol):
+    """Feeds `receiver` from a transport, and sends to it within `config.transport_buffer_bytes`."""
+
+    def __init__(self, receiver: DatagramReceiver, config: Config | None = None) -> None:
+        self.stats = TransportStats()
+        self.writing_paused = False
+        """The transport holds packets that the system does not take yet."""
+        self._receiver = receiver
+        self._buffer_bytes = (config or Config()).transport_buffer_bytes
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._transport: asyncio.DatagramTransport | None = None
+        self._run_transport: SendsRuns | None = None
+        self._held_bytes: Callable[[], int] = _nothing_held
+        self._completion_scheduled = False
+        self._log = _LogLimit()
+
+    # Sending
+
+    def send_run(self, packets: Sequence[bytes], address: Address) -> None:
+        """Send packets of equal size, of which the last may be shorter, to one numeric address.
+
+        Never waits and never raises for what the network does: a packet that cannot be sent is
+        counted in `stats` and lost. After the transport has closed that is every packet.
+        """
+        if self._run_transport is not None:
+            self._run_transport.send_run(packets, address)
+            return
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            self.stats.send_dropped += len(packets)
+            return
+        for packet in packets:
+            self._send_one(transport, packet, address)
+
+    def _send_one(
+        self, transport: asyncio.DatagramTransport, packet: bytes, address: Address
+    ) -> None:
+        held_bytes = self._held_bytes()
+        if held_bytes and held_bytes + len(packet) > self._buffer_bytes:
+            self.stats.send_dropped += 1
+            return
+        try:
+            transport.sendto(packet, address)
+        except OSError as error:
+            self.error_received(error)
+            return
+        self.stats.datagrams_sent += 1
+        self.stats.bytes_sent += len(packet)
+
+    # Called by transports
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start to use `transport`."""
+        assert isinstance(transport, asyncio.DatagramTransport)
+        self._loop = asyncio.get_running_loop()
+        self._transport = transport
+        if isinstance(transport, SendsRuns):
+            self._run_transport = transport
+        self._held_bytes = getattr(transport, "get_write_buffer_size", _nothing_held)
+        if isinstance(transport, _ReadsUpTo):
+            transport.max_size = _READ_BYTES
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop: later packets are counted as dropped."""
+        self._transport = None
+        self._run_transport = None
+        try:
+            self._receiver.transport_lost(exc)
+        except Exception:
+            self._receiver_failed()
+
+    def datagram_received(self, data: bytes, addr: Address) -> None:
+        """Hand one datagram on; a lone transport's burst ends with the loop turn."""
+        stats = self.stats
+        if not data:
+            # Some systems cannot send one, so it can mean nothing (CPython 3.11, uvloop).
+            stats.empty_received += 1
+            return
+        stats.datagrams_received += 1
+        stats.bytes_received += len(data)
+        try:
+            self._receiver.receive_datagram(data, addr)
+        except Exception:
+            self._receiver_failed()
+        if self._run_transport is None and not self._completion_scheduled:
+            self._schedule_completion()
+
+    def run_received(self, data: bytes, segment_bytes: int, address: Address) -> None:
+        """Hand a run on."""
+        stats = self.stats
+        stats.datagrams_received += -(-len(data) // segment_bytes)
+        stats.bytes_received += len(data)
+        stats.runs_received += 1
+        try:
+            self._receiver.receive_run(data, segment_bytes, address)
+        except Exception:
+            self._receiver_failed()
+
+    def read_complete(self) -> None:
+        """Tell the receiver that a burst has ended."""
+        try:
+            self._receiver.read_complete()
+        except Exception:
+            self._receiver_failed()
+
+    def error_received(self, exc: Exception) -> None:
+        """Count what a plain transport reports: mostly packets that it could not send."""
+        self.stats.send_errors += 1
+        if isinstance(exc, OSError):
+            self.report_error(exc, None)
+
+    def report_error(self, error: OSError, address: Address | None) -> None:
+        """Tell the receiver in the next loop turn, so that it is never called while it sends."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon(self._deliver_error, error, address)
+
+    def pause_writing(self) -> None:
+        """Record that packets now wait in the transport."""
+        self.writing_paused = True
+
+    def resume_writing(self) -> None:
+        """Record that none waits any more."""
+        self.writing_paused = False
+
+    def _deliver_error(self, error: OSError, address: Address | None) -> None:
+        try:
+            self._receiver.send_error(error, address)
+        except Exception:
+            self._receiver_failed()
+
+    def _schedule_completion(self) -> None:
+        assert self._loop is not None, "a datagram before connection_made"
+        self._completion_scheduled = True
+        self._loop.call_soon(self._complete_turn)
+
+    def _complete_turn(self) -> None:
+        self._completion_scheduled = False
+        self.read_complete()
+
+    def _receiver_failed(self) -> None:
+        """Log the exception being handled, unless enough were in this second."""
+        self.stats.receiver_errors += 1
+        now = 0.0 if self._loop is None else self._loop.time()
+        if self._log.allows(now):
+            _LOGGER.exception("receiver failed (%d more not logged)", self._log.take_held_back())
+
+
+def _nothing_held() -> int:
+    """Answer for a transport without a buffer, such as a simulated one."""
+    return 0
+
+
+class _LogLimit:
+    """At most ten lines in any second that starts with one; the rest are counted."""
+
+    __slots__ = ("_held_back", "_lines", "_second_began")
+
+    def __init__(self) -> None:
+        self._second_began = float("-inf")
+        self._lines = 0
+        self._held_back = 0
+
+    def allows(self, now: float) -> bool:
+        if now - self._second_began >= 1.0:
+            self._second_began = now
+            self._lines = 0
+        if self._lines >= _LOG_LINES_PER_SECOND:
+            self._held_back += 1
+            return False
+        self._lines += 1
+        return True
+
+    def take_held_back(self) -> int:
+        held_back, self._held_back = self._held_back, 0
+        return held_back

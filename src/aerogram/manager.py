@@ -1,0 +1,327 @@
+"""`SessionManager`: between one socket and the protocol core, and from there to sessions.
+
+Rules: a datagram callback only feeds the core; events and packets are dealt with once per turn of
+the loop, in one flush. There is one loop timer per endpoint, armed for the core's one deadline.
+Nothing raises into the loop. Handler errors are logged at a bounded rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from aerogram.config import Config
+from aerogram.core.connection import State
+from aerogram.core.endpoint import Endpoint
+from aerogram.core.events import (
+    ChannelHasRoom,
+    CloseCode,
+    ConnectFailure,
+    Drained,
+    Event,
+    MessageRefused,
+    MessagesReceived,
+    SessionEnded,
+    SessionOpened,
+)
+from aerogram.errors import (
+    ChannelMismatch,
+    ClosedByPeer,
+    ClosedLocally,
+    HandshakeTimeout,
+    IdleTimeout,
+    KeyLimitReached,
+    PeerProtocolError,
+    PeerRestarted,
+    SessionClosed,
+)
+from aerogram.io.protocol import PacketProtocol
+from aerogram.session import Session
+
+if TYPE_CHECKING:
+    from aerogram.app import App, Channels
+    from aerogram.core.handshake import ClientHandshake, ClientSecurity
+    from aerogram.io.network import Network
+    from aerogram.io.sockets import Address
+
+LOG_LINES_PER_SECOND: Final = 10
+"""Handler errors beyond this are counted and not logged."""
+
+
+class SessionManager:
+    """The sessions of one socket, as client, server, or both."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        config: Config,
+        channels: Channels,
+        app: App[Any, Any] | None,
+        logger: logging.Logger | logging.LoggerAdapter[Any],
+    ) -> None:
+        self.config = config
+        self.endpoint = endpoint
+        self.flush_scheduled = False
+        self.sessions: dict[Session[Any], None] = {}
+        self.handler_errors = 0
+        self._app = app
+        self._channels = channels
+        self._logger = logger
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._protocol: PacketProtocol | None = None
+        self._lines_left = LOG_LINES_PER_SECOND
+        self._lines_since = 0.0
+        self._gone: asyncio.Future[None] | None = None
+        self._closing = False
+
+    # -- the socket
+
+    async def open(self, network: Network, local_address: Address) -> None:
+        """Bind the socket. Raises `OSError`."""
+        _, protocol = await network.create_datagram_endpoint(
+            self._make_protocol, local_address=local_address
+        )
+        self._protocol = cast("PacketProtocol", protocol)
+
+    def _make_protocol(self) -> PacketProtocol:
+        return PacketProtocol(self, self.config)
+
+    @property
+    def protocol(self) -> PacketProtocol:
+        """The protocol of the open socket."""
+        assert self._protocol is not None
+        return self._protocol
+
+    @property
+    def local_address(self) -> Address:
+        """The address that the socket is bound to."""
+        transport = self.protocol.transport
+        assert transport is not None
+        address: Address = transport.get_extra_info("sockname")
+        return address
+
+    def receive_datagram(self, data: bytes, address: Address) -> None:
+        """From the socket: one datagram."""
+        self.endpoint.receive_datagram(data, address, self._loop.time())
+
+    def receive_run(self, data: bytes, segment_bytes: int, address: Address) -> None:
+        """From the socket: several datagrams of one size, of which the last may be shorter."""
+        now = self._loop.time()
+        receive = self.endpoint.receive_datagram
+        for start in range(0, len(data), segment_bytes):
+            receive(data[start : start + segment_bytes], address, now)
+
+    def read_complete(self) -> None:
+        """From the socket: that was all for now."""
+        self.schedule_flush()
+
+    def transport_lost(self, error: Exception | None) -> None:
+        """From the socket: it is closed."""
+        if error is not None and not self._closing:
+            self._logger.error("the socket was lost: %s", error)
+            for connection in self.endpoint.connections:
+                connection.end_silently(CloseCode.IDLE, str(error), self._loop.time())
+            self.poll()
+
+    def send_error(self, error: OSError, address: Address | None) -> None:
+        """From the socket: a send failed or an ICMP error came. Loss detection takes care."""
+
+    # -- the turn
+
+    def time(self) -> float:
+        """The endpoint's clock, in seconds."""
+        return self._loop.time()
+
+    def schedule_flush(self) -> None:
+        """Deal with events and packets at the end of this turn of the loop."""
+        if not self.flush_scheduled:
+            self.flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self.flush_scheduled = False
+        self.poll()
+        self._transmit()
+        self.poll()
+        self._arm()
+        if self._gone is not None and not self._gone.done() and self._all_gone():
+            self._gone.set_result(None)
+
+    def poll(self) -> None:
+        """Deal with all events."""
+        poll_event = self.endpoint.poll_event
+        while (event := poll_event()) is not None:
+            self._take(event)
+
+    def _transmit(self) -> None:
+        if self._protocol is None:
+            return
+        send_run = self._protocol.send_run
+        for transmit in self.endpoint.poll_transmit(self._loop.time()):
+            send_run(transmit.packets, transmit.address)
+
+    def _arm(self) -> None:
+        due = self.endpoint.poll_timeout()
+        if due is None:
+            return
+        if due <= 0.0:
+            self.schedule_flush()
+            return
+        if self._timer is not None:
+            if self._timer_at <= due:
+                return  # it fires too early, looks, and is armed again
+            self._timer.cancel()
+        self._timer_at = due
+        self._timer = self._loop.call_at(due, self._timeout)
+
+    def _timeout(self) -> None:
+        self._timer = None
+        self.endpoint.handle_timeout(self._loop.time())
+        self._flush()
+
+    # -- events
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, MessagesReceived):
+            event.connection.owner.arrived(event.channel, event.runs)
+        elif isinstance(event, ChannelHasRoom):
+            event.connection.owner.has_room(event.channel)
+        elif isinstance(event, SessionOpened):
+            self._opened(event)
+        elif isinstance(event, SessionEnded):
+            self._ended(event)
+        elif isinstance(event, Drained):
+            event.connection.owner.has_drained()
+        elif isinstance(event, ConnectFailure):
+            _fail(event.handshake.owner, HandshakeTimeout(event.reason))
+        else:
+            self._refused(event)
+
+    def _opened(self, event: SessionOpened) -> None:
+        connection = event.connection
+        session: Session[Any] = Session(self, connection, self._channels, self._app)
+        waiter = connection.owner
+        connection.owner = session
+        self.sessions[session] = None
+        self._logger.info("session with %s opened", session.address)
+        session.start()
+        if isinstance(waiter, asyncio.Future):
+            if waiter.done():
+                connection.close(CloseCode.NO_ERROR, "", self._loop.time())
+            else:
+                waiter.set_result(session)
+
+    def _ended(self, event: SessionEnded) -> None:
+        session: Session[Any] = event.connection.owner
+        error = closing_error(event.code, event.reason, by_peer=event.by_peer)
+        self._logger.info("session with %s closed: %s", session.address, error)
+        session.ended(error)
+
+    def _refused(self, event: MessageRefused) -> None:
+        session: Session[Any] = event.connection.owner
+        if self._may_log():
+            self._logger.warning(
+                "%s did not take a message on channel %r: %s",
+                session.address,
+                event.channel_name,
+                event.reason,
+            )
+
+    def log_handler_error(self, session: Session[Any], name: str, error: BaseException) -> None:
+        """A handler raised: log it with its traceback, at a bounded rate."""
+        self.handler_errors += 1
+        if self._may_log():
+            self._logger.error(
+                "the handler of %s failed for %s", name, session.address, exc_info=error
+            )
+
+    def _may_log(self) -> bool:
+        now = self._loop.time()
+        if now >= self._lines_since + 1.0:
+            self._lines_since = now
+            self._lines_left = LOG_LINES_PER_SECOND
+        self._lines_left -= 1
+        return self._lines_left >= 0
+
+    def session_finished(self, session: Session[Any]) -> None:
+        """A session has ended and its handlers are done."""
+        self.sessions.pop(session, None)
+        if self._gone is not None and not self._gone.done() and self._all_gone():
+            self._gone.set_result(None)
+
+    # -- opening and closing
+
+    def connect(
+        self, address: Address, security: ClientSecurity
+    ) -> tuple[ClientHandshake, asyncio.Future[Session[Any]]]:
+        """Start a handshake; the future gives the session, or raises `HandshakeTimeout`."""
+        handshake = self.endpoint.connect(address, security, self._loop.time())
+        opened: asyncio.Future[Session[Any]] = self._loop.create_future()
+        handshake.owner = opened
+        self.schedule_flush()
+        return handshake, opened
+
+    async def close(self, reason: str, grace: float) -> None:
+        """Close all sessions, wait for them at most `grace` seconds, and then the socket.
+
+        Messages that are queued are let out first; handlers that still run after the grace are
+        cancelled.
+        """
+        if self._closing:
+            return
+        self._closing = True
+        self.endpoint.accepting = False
+        try:
+            await self._close_sessions(reason, grace)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self.flush_scheduled = True  # nothing is flushed any more
+            if self._protocol is not None and self._protocol.transport is not None:
+                self._protocol.transport.close()
+
+    async def _close_sessions(self, reason: str, grace: float) -> None:
+        closing = [
+            asyncio.ensure_future(session.close(reason, grace=grace / 2))
+            for session in [*self.sessions]
+        ]
+        if closing:
+            await asyncio.wait(closing, timeout=grace)
+            now = self._loop.time()
+            for connection in self.endpoint.connections:
+                connection.close(CloseCode.GOING_AWAY, reason, now)
+            self.poll()
+            for session in [*self.sessions]:
+                session.cancel()
+            await asyncio.wait(closing)
+        self._gone = self._loop.create_future()
+        self.schedule_flush()
+        await asyncio.wait([self._gone], timeout=grace)
+
+    def _all_gone(self) -> bool:
+        if self.sessions:
+            return False
+        return all(c.state is not State.CLOSING for c in self.endpoint.connections)
+
+
+def _fail(future: Any, error: Exception) -> None:
+    if isinstance(future, asyncio.Future) and not future.done():
+        future.set_exception(error)
+
+
+def closing_error(code: int, reason: str, *, by_peer: bool) -> SessionClosed:
+    """The exception for the way in which a session ended."""
+    kinds: dict[int, type[SessionClosed]] = {
+        CloseCode.PROTOCOL_VIOLATION: PeerProtocolError,
+        CloseCode.CHANNEL_MISMATCH: ChannelMismatch,
+        CloseCode.IDLE: IdleTimeout,
+        CloseCode.RESTARTED: PeerRestarted,
+        CloseCode.KEY_LIMIT: KeyLimitReached,
+    }
+    kind = kinds.get(code, ClosedByPeer if by_peer else ClosedLocally)
+    return kind(reason, code=code)
+
+
