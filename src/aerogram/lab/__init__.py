@@ -1,0 +1,1 @@
+"""The lab: networks as bad as you like, replayable by seed."""
