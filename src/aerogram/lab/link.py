@@ -28,9 +28,12 @@ CODEL_INTERVAL_SECONDS: Final = 0.100
 _CODEL_MAX_PACKET_BYTES: Final = 1514
 # RFC 8289 §4.3 and §5.3.
 
-_CORRELATION: Final = 0.95
+_CORRELATION: Final = 0.99
 _INNOVATION: Final = math.sqrt(1.0 - _CORRELATION**2)
 """Keeps the spread of the correlated extra delay that of the uniform one."""
+
+_ROUNDING_BYTES: Final = 0.5
+"""How full a queue is follows from times, which are rounded."""
 
 _MOST_FLIPPED_BITS: Final = 3
 
@@ -253,7 +256,7 @@ class LinkState:
         assert rate is not None
         begins_at = max(now, self._free_at)
         waiting_bytes = (begins_at - now) * rate
-        if waiting_bytes > 0 and waiting_bytes + size > link.queue_bytes:
+        if waiting_bytes > 0 and waiting_bytes + size > link.queue_bytes + _ROUNDING_BYTES:
             return now, "queue"
         if link.queue == "codel" and self._codel.drops(begins_at - now, waiting_bytes, begins_at):
             return now, "codel"
