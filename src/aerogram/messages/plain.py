@@ -1,0 +1,191 @@
+"""Plain values: msgpack of what every language has, within limits that hold before it is built.
+
+A value is bytes, str, int, float, bool, None, or a list or dict of values; keys of a dict are not
+containers. A tuple arrives as a list. Extension types are refused. Sender and receiver count
+nesting and items alike, so that what could be sent can be taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, cast
+
+import msgpack  # type: ignore[import-untyped]
+
+from aerogram.config import Config
+from aerogram.errors import DecodeError, InvalidMessage
+
+DEPTH_MAX: Final = Config().decode_depth
+ITEMS_MAX: Final = Config().decode_items
+
+_SCALARS: Final = frozenset({bytes, str, int, float, bool, type(None)})
+_SCALAR_BASES: Final = (bytes, bytearray, memoryview, str, int, float)
+
+_pack: Any = cast("Any", msgpack).packb
+_unpack: Any = cast("Any", msgpack).unpackb
+
+
+# -- sending
+
+
+def encode(value: object) -> bytes:
+    """The msgpack of a value.
+
+    Raises `InvalidMessage` for another type, an int beyond 64 bits, or more nesting or items than
+    a receiver takes.
+    """
+    if type(value) not in _SCALARS:
+        _check_value(value, 0, ITEMS_MAX)
+    try:
+        return cast("bytes", _pack(value))
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise InvalidMessage(f"{type(value).__name__} cannot be sent: {error}") from error
+
+
+def _check_value(value: Any, depth: int, room: int) -> int:
+    """Check what is inside; `room` is for how many more items. Return what is left of it."""
+    kind: Any = type(value)
+    if issubclass(kind, dict):
+        _check_keys(value)
+        return _check_items(value.values(), depth, room - 2 * len(value))
+    if issubclass(kind, list | tuple):
+        return _check_items(value, depth, room - len(value))
+    if value is None or issubclass(kind, _SCALAR_BASES):
+        return room
+    name = kind.__name__
+    raise InvalidMessage(f"{name} is not a plain value: send a Message, or make it a dict or list")
+
+
+def _check_items(items: Iterable[Any], depth: int, room: int) -> int:
+    if depth >= DEPTH_MAX:
+        raise InvalidMessage(f"a value nests {DEPTH_MAX} deep at most, and does not contain itself")
+    if room < 0:
+        raise InvalidMessage(f"a value has {ITEMS_MAX} items at most; keys count too")
+    if not set(map(type, items)) <= _SCALARS:
+        for item in items:
+            room = _check_value(item, depth + 1, room)
+    return room
+
+
+def _check_keys(keys: Iterable[Any]) -> None:
+    for kind in set(map(type, keys)) - _SCALARS:
+        if not issubclass(kind, _SCALAR_BASES):
+            raise InvalidMessage(f"{kind.__name__} cannot be the key of a dict that is sent")
+
+
+# -- receiving
+
+_HEADS: Final = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
+"""First bytes of arrays and maps."""
+_EXTENSION_HEADS: Final = bytes([0xC7, 0xC8, 0xC9, *range(0xD4, 0xD9)])
+_NO_HEADS: Final = bytes(set(range(256)) - set(_HEADS))
+_NO_HEADS_OR_EXTENSIONS: Final = bytes(set(_NO_HEADS) - set(_EXTENSION_HEADS))
+
+_FIXED_BYTES: Final = {
+    0xC0: 1,
+    0xC2: 1,
+    0xC3: 1,
+    0xCA: 5,
+    0xCB: 9,
+    0xCC: 2,
+    0xCD: 3,
+    0xCE: 5,
+    0xCF: 9,
+    0xD0: 2,
+    0xD1: 3,
+    0xD2: 5,
+    0xD3: 9,
+    0xD4: 3,
+    0xD5: 4,
+    0xD6: 6,
+    0xD7: 10,
+    0xD8: 18,
+}
+"""Bytes of an item by its first byte."""
+_LENGTH_BYTES: Final = {
+    0xC4: 1,
+    0xC5: 2,
+    0xC6: 4,
+    0xC7: 1,
+    0xC8: 2,
+    0xC9: 4,
+    0xD9: 1,
+    0xDA: 2,
+    0xDB: 4,
+    0xDC: 2,
+    0xDD: 4,
+    0xDE: 2,
+    0xDF: 4,
+}
+"""Bytes of the length, or of the count of items, that follows the first byte."""
+
+
+def decode(payload: bytes, position: int) -> Any:
+    """The value whose msgpack begins at `position` and ends the payload. Raises `DecodeError`."""
+    check(payload, position)
+    try:
+        return _unpack(payload[position:], strict_map_key=False)
+    except Exception as error:  # an unhashable key, invalid UTF-8, bytes left over
+        raise DecodeError(f"not a plain value: {str(error) or type(error).__name__}") from error
+
+
+def check(payload: bytes, position: int, *, extensions: bool = False) -> None:
+    """Refuse nesting and counts beyond the limits, and extension types unless they may be.
+
+    Raises `DecodeError`. What has no more than `DEPTH_MAX` bytes that could begin a container can
+    nest no deeper, and no more bytes than `ITEMS_MAX` no more items: most payloads are done then.
+    """
+    suspects = payload.translate(None, _NO_HEADS if extensions else _NO_HEADS_OR_EXTENSIONS)
+    few = len(suspects) <= DEPTH_MAX and len(payload) <= ITEMS_MAX
+    if not few or not (extensions or not suspects.translate(None, _HEADS)):
+        _scan(payload, position, extensions)
+
+
+def _scan(payload: bytes, position: int, extensions: bool) -> None:
+    """Walk over the items without building them. What is cut short is the decoder's to refuse."""
+    room, end = ITEMS_MAX, len(payload)
+    pending = [1]
+    while pending:
+        if not pending[-1]:
+            pending.pop()
+            continue
+        if position >= end:
+            return
+        pending[-1] -= 1
+        head = payload[position]
+        if head < 0x80 or head >= 0xE0:
+            position += 1
+            continue
+        count, position = _step(payload, position, head, extensions)
+        if count < 0:
+            continue
+        room -= count
+        if room < 0:
+            raise DecodeError(f"more than {ITEMS_MAX} items")
+        if len(pending) > DEPTH_MAX:
+            raise DecodeError(f"nested more than {DEPTH_MAX} deep")
+        pending.append(count)
+
+
+def _step(payload: bytes, position: int, head: int, extensions: bool) -> tuple[int, int]:
+    """How many items are inside the one at `position`, -1 for a scalar, and where the next is."""
+    if head < 0x90:
+        return 2 * (head & 15), position + 1
+    if head < 0xA0:
+        return head & 15, position + 1
+    if head < 0xC0:
+        return -1, position + 1 + (head & 31)
+    if head in _EXTENSION_HEADS and not extensions:
+        raise DecodeError("extension types are not plain values")
+    if head in _FIXED_BYTES:
+        return -1, position + _FIXED_BYTES[head]
+    width = _LENGTH_BYTES.get(head)
+    if width is None:
+        raise DecodeError("0xc1 begins no value")
+    position += 1 + width
+    length = int.from_bytes(payload[position - width : position], "big")
+    if head >= 0xDE:
+        return 2 * length, position
+    if head >= 0xDC:
+        return length, position
+    return -1, position + length + (0xC7 <= head <= 0xC9)
