@@ -1,1 +1,82 @@
 """An asyncio datagram framework: reliable, ordered, encrypted messages over UDP."""
+
+from __future__ import annotations
+
+from aerogram import delivery
+from aerogram.app import App, Channel
+from aerogram.config import Config
+from aerogram.core.channel import Outcome
+from aerogram.core.keys import Identity
+from aerogram.dispatch import Next
+from aerogram.errors import (
+    AerogramError,
+    ChannelMismatch,
+    ClosedByPeer,
+    ClosedLocally,
+    ConnectFailed,
+    DecodeError,
+    DeliveryFailed,
+    DeliveryTimeout,
+    HandshakeTimeout,
+    IdleTimeout,
+    InsecureRefused,
+    InvalidAddress,
+    InvalidMessage,
+    KeyLimitReached,
+    MessageTooLarge,
+    PeerProtocolError,
+    PeerRestarted,
+    Rejected,
+    RequestFailed,
+    RequestTimeout,
+    ServerIdentityRequired,
+    SessionClosed,
+)
+from aerogram.groups import Group
+from aerogram.identity import new_identity, read_identity, write_identity
+from aerogram.messages import Message, Request
+from aerogram.server import Server, connect, serve
+from aerogram.session import Receipt, Session
+
+__all__ = [
+    "AerogramError",
+    "App",
+    "Channel",
+    "ChannelMismatch",
+    "ClosedByPeer",
+    "ClosedLocally",
+    "Config",
+    "ConnectFailed",
+    "DecodeError",
+    "DeliveryFailed",
+    "DeliveryTimeout",
+    "Group",
+    "HandshakeTimeout",
+    "Identity",
+    "IdleTimeout",
+    "InsecureRefused",
+    "InvalidAddress",
+    "InvalidMessage",
+    "KeyLimitReached",
+    "Message",
+    "MessageTooLarge",
+    "Next",
+    "Outcome",
+    "PeerProtocolError",
+    "PeerRestarted",
+    "Receipt",
+    "Rejected",
+    "Request",
+    "RequestFailed",
+    "RequestTimeout",
+    "Server",
+    "ServerIdentityRequired",
+    "Session",
+    "SessionClosed",
+    "connect",
+    "delivery",
+    "new_identity",
+    "read_identity",
+    "serve",
+    "write_identity",
+]

@@ -47,7 +47,15 @@ class Group(Generic[StateT]):
         Members whose queue has room get it at once. For the others this waits, as `Session.send`
         does; one that closes meanwhile is left out.
         """
-        kind, payload = type(message), codec.encode(message)
+        return await self._send(type(message), codec.encode(message), exclude)
+
+    async def emit(
+        self, topic: str, value: object, *, exclude: Session[Any] | None = None
+    ) -> int:
+        """Queue a plain value under a topic for every member; like `send` in all else."""
+        return await self._send(object, codec.encode_topic(topic, value), exclude)
+
+    async def _send(self, kind: type, payload: bytes, exclude: Session[Any] | None) -> int:
         count = 0
         full: list[Session[StateT]] = []
         for session in [*self._members]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from aerogram.config import Config
@@ -41,7 +43,7 @@ from aerogram.session import Session
 
 if TYPE_CHECKING:
     from aerogram.app import App, Channels
-    from aerogram.core.handshake import ClientHandshake, ClientSecurity
+    from aerogram.core.handshake import ClientSecurity
     from aerogram.io.network import Network
     from aerogram.io.sockets import Address
 
@@ -69,8 +71,11 @@ class SessionManager:
         self._channels = channels
         self._logger = logger
         self._loop = asyncio.get_running_loop()
+        self.time = clock_of(self._loop)
+        """The endpoint's clock, in seconds."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._transport: asyncio.DatagramTransport | None = None
         self._protocol: PacketProtocol | None = None
         self._lines_left = LOG_LINES_PER_SECOND
         self._lines_since = 0.0
@@ -81,7 +86,7 @@ class SessionManager:
 
     async def open(self, network: Network, local_address: Address) -> None:
         """Bind the socket. Raises `OSError`."""
-        _, protocol = await network.create_datagram_endpoint(
+        self._transport, protocol = await network.create_datagram_endpoint(
             self._make_protocol, local_address=local_address
         )
         self._protocol = cast("PacketProtocol", protocol)
@@ -96,20 +101,24 @@ class SessionManager:
         return self._protocol
 
     @property
+    def transport(self) -> asyncio.DatagramTransport:
+        """The transport of the open socket."""
+        assert self._transport is not None
+        return self._transport
+
+    @property
     def local_address(self) -> Address:
         """The address that the socket is bound to."""
-        transport = self.protocol.transport
-        assert transport is not None
-        address: Address = transport.get_extra_info("sockname")
+        address: Address = self.transport.get_extra_info("sockname")
         return address
 
     def receive_datagram(self, data: bytes, address: Address) -> None:
         """From the socket: one datagram."""
-        self.endpoint.receive_datagram(data, address, self._loop.time())
+        self.endpoint.receive_datagram(data, address, self.time())
 
     def receive_run(self, data: bytes, segment_bytes: int, address: Address) -> None:
         """From the socket: several datagrams of one size, of which the last may be shorter."""
-        now = self._loop.time()
+        now = self.time()
         receive = self.endpoint.receive_datagram
         for start in range(0, len(data), segment_bytes):
             receive(data[start : start + segment_bytes], address, now)
@@ -123,17 +132,13 @@ class SessionManager:
         if error is not None and not self._closing:
             self._logger.error("the socket was lost: %s", error)
             for connection in self.endpoint.connections:
-                connection.end_silently(CloseCode.IDLE, str(error), self._loop.time())
+                connection.end_silently(CloseCode.IDLE, str(error), self.time())
             self.poll()
 
     def send_error(self, error: OSError, address: Address | None) -> None:
         """From the socket: a send failed or an ICMP error came. Loss detection takes care."""
 
     # -- the turn
-
-    def time(self) -> float:
-        """The endpoint's clock, in seconds."""
-        return self._loop.time()
 
     def schedule_flush(self) -> None:
         """Deal with events and packets at the end of this turn of the loop."""
@@ -160,7 +165,7 @@ class SessionManager:
         if self._protocol is None:
             return
         send_run = self._protocol.send_run
-        for transmit in self.endpoint.poll_transmit(self._loop.time()):
+        for transmit in self.endpoint.poll_transmit(self.time()):
             send_run(transmit.packets, transmit.address)
 
     def _arm(self) -> None:
@@ -179,7 +184,7 @@ class SessionManager:
 
     def _timeout(self) -> None:
         self._timer = None
-        self.endpoint.handle_timeout(self._loop.time())
+        self.endpoint.handle_timeout(self.time())
         self._flush()
 
     # -- events
@@ -210,7 +215,7 @@ class SessionManager:
         session.start()
         if isinstance(waiter, asyncio.Future):
             if waiter.done():
-                connection.close(CloseCode.NO_ERROR, "", self._loop.time())
+                connection.close(CloseCode.NO_ERROR, "", self.time())
             else:
                 waiter.set_result(session)
 
@@ -239,7 +244,7 @@ class SessionManager:
             )
 
     def _may_log(self) -> bool:
-        now = self._loop.time()
+        now = self.time()
         if now >= self._lines_since + 1.0:
             self._lines_since = now
             self._lines_left = LOG_LINES_PER_SECOND
@@ -254,15 +259,19 @@ class SessionManager:
 
     # -- opening and closing
 
-    def connect(
-        self, address: Address, security: ClientSecurity
-    ) -> tuple[ClientHandshake, asyncio.Future[Session[Any]]]:
-        """Start a handshake; the future gives the session, or raises `HandshakeTimeout`."""
-        handshake = self.endpoint.connect(address, security, self._loop.time())
+    async def connect(
+        self, address: Address, security: ClientSecurity, timeout: float
+    ) -> Session[Any]:
+        """Open a session. Raises `HandshakeTimeout` if nothing authentic answers in time."""
+        handshake = self.endpoint.connect(address, security, self.time(), timeout)
         opened: asyncio.Future[Session[Any]] = self._loop.create_future()
         handshake.owner = opened
         self.schedule_flush()
-        return handshake, opened
+        try:
+            return await opened
+        except BaseException:
+            self.endpoint.abandon(handshake)
+            raise
 
     async def close(self, reason: str, grace: float) -> None:
         """Close all sessions, wait for them at most `grace` seconds, and then the socket.
@@ -280,8 +289,8 @@ class SessionManager:
             if self._timer is not None:
                 self._timer.cancel()
             self.flush_scheduled = True  # nothing is flushed any more
-            if self._protocol is not None and self._protocol.transport is not None:
-                self._protocol.transport.close()
+            if self._transport is not None:
+                self._transport.close()
 
     async def _close_sessions(self, reason: str, grace: float) -> None:
         closing = [
@@ -290,7 +299,7 @@ class SessionManager:
         ]
         if closing:
             await asyncio.wait(closing, timeout=grace)
-            now = self._loop.time()
+            now = self.time()
             for connection in self.endpoint.connections:
                 connection.close(CloseCode.GOING_AWAY, reason, now)
             self.poll()
@@ -305,6 +314,14 @@ class SessionManager:
         if self.sessions:
             return False
         return all(c.state is not State.CLOSING for c in self.endpoint.connections)
+
+
+def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """The clock that `loop.call_at` goes by, as finely as it can be read.
+
+    uvloop shows the milliseconds at which its turn began; underneath is `time.monotonic`.
+    """
+    return time.monotonic if type(loop).__module__.startswith("uvloop") else loop.time
 
 
 def _fail(future: Any, error: Exception) -> None:

@@ -9,16 +9,14 @@ the manager flushes at the end of the loop's turn.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from aerogram import messages as codec
 from aerogram.config import MESSAGE_OVERHEAD_BYTES, Config
 from aerogram.core.channel import Outcome
 from aerogram.core.events import CloseCode, RefuseCode
-from aerogram.core.stats import ConnectionStats
 from aerogram.dispatch import Mailbox, Route
 from aerogram.errors import (
     ClosedByPeer,
@@ -26,18 +24,19 @@ from aerogram.errors import (
     DecodeError,
     DeliveryFailed,
     DeliveryTimeout,
-    InvalidMessage,
     Rejected,
-    RequestFailed,
     SessionClosed,
 )
+from aerogram.inbox import Inbox
 from aerogram.messages import Request
+from aerogram.outbox import Outbox
+from aerogram.receipts import Receipt, SessionStats
 from aerogram.requests import Requests
 from aerogram.typevars import StateT
 
 if TYPE_CHECKING:
     from aerogram.app import App, Channel, Channels
-    from aerogram.core.channel import ChannelSpec, Outgoing, ReceiveChannel, Run, SendChannel
+    from aerogram.core.channel import ReceiveChannel, Run, SendChannel
     from aerogram.core.connection import Connection
     from aerogram.groups import Group
 
@@ -48,107 +47,19 @@ DEFAULT_REQUEST_TIMEOUT = 10.0
 """Seconds; pass `timeout=None` to wait as long as the session lives."""
 
 
-@dataclass(slots=True)
-class SessionStats(ConnectionStats):
-    """A snapshot of what a session has counted, with its round-trip time in seconds."""
-
-    rtt: float = 0.0
-    rtt_variation: float = 0.0
-    messages_in_flight: int = 0
-
-    @property
-    def balanced(self) -> bool:
-        """True if every message that was sent has one outcome or is in flight."""
-        ended = (
-            self.messages_delivered
-            + self.messages_lost
-            + self.messages_expired
-            + self.messages_superseded
-            + self.messages_refused
-        )
-        return self.messages_sent == ended + self.messages_in_flight
-
-
-class Receipt:
-    """What became of a message: await it, or look at `outcome` now and then."""
-
-    __slots__ = ("_outgoing",)
-
-    def __init__(self, outgoing: Outgoing) -> None:
-        self._outgoing = outgoing
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """How the message ended, or None while it is on its way."""
-        return self._outgoing.outcome
-
-    @property
-    def reason(self) -> str:
-        """Why the peer refused it."""
-        return self._outgoing.reason
-
-    @property
-    def rtt(self) -> float | None:
-        """Seconds from the first sending to the outcome; None before, or if it never left."""
-        outgoing = self._outgoing
-        if outgoing.outcome is None or outgoing.first_sent_at == 0.0:
-            return None
-        return outgoing.ended_at - outgoing.first_sent_at
-
-    def __await__(self) -> Generator[Any, None, Outcome]:
-        outgoing = self._outgoing
-        if outgoing.outcome is None:
-            yield from self._wait().__await__()
-        assert outgoing.outcome is not None
-        return outgoing.outcome
-
-    async def _wait(self) -> None:
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def tell() -> None:
-            if not ended.done():
-                ended.set_result(None)
-
-        self._observe(tell)
-        await ended
-
-    def _observe(self, tell: Callable[[], None]) -> None:
-        outgoing = self._outgoing
-        others = outgoing.observer
-
-        def tell_all() -> None:
-            if others is not None:
-                others()
-            tell()
-
-        outgoing.observer = tell if others is None else tell_all
-
-    def fail_unless_delivered(self, future: asyncio.Future[Any]) -> None:
-        """Let a future that waits for more than delivery fail if not even that comes."""
-        outgoing = self._outgoing
-
-        def tell() -> None:
-            outcome = outgoing.outcome
-            if outcome is not None and outcome is not Outcome.DELIVERED and not future.done():
-                future.set_exception(RequestFailed(f"{outcome}: {outgoing.reason}"))
-
-        self._observe(tell)
-
-
 class Shell(Protocol):
     """What a session needs of its manager."""
 
     config: Config
     flush_scheduled: bool
+    time: Callable[[], float]
+    """The endpoint's clock."""
 
     def schedule_flush(self) -> None:
         """Send what is queued at the end of this turn of the loop."""
 
     def poll(self) -> None:
         """Deal with events that a call of the user has caused."""
-
-    def time(self) -> float:
-        """The endpoint's clock."""
 
     def log_handler_error(self, session: Session[Any], name: str, error: BaseException) -> None:
         """A handler raised."""
@@ -173,17 +84,14 @@ class Session(Generic[StateT]):
         self.ready = False
         """True once `on_open` has run: handlers may."""
         self._shell = shell
-        self._channels = channels
-        self._outgoing: dict[type | str, SendChannel] = {}
+        self._outbox = Outbox(shell, connection, channels)
         self._mailboxes: dict[int, Mailbox] = {}
-        self._inbox: deque[tuple[ReceiveChannel, bytes]] = deque()
-        self._inbox_cost = 0
-        self._readers: deque[asyncio.Future[None]] = deque()
-        self._writers: dict[int, list[asyncio.Future[None]]] = {}
+        self._inbox = Inbox(self.config.mailbox_bytes)
         self._groups: dict[Group[Any], None] = {}
         self.requests = Requests(self)
         self._error: SessionClosed | None = None
         self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pings: set[asyncio.Future[None]] = set()
         self._opener: asyncio.Task[None] | None = None
         self._finisher: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None
@@ -251,26 +159,16 @@ class Session(Generic[StateT]):
         `InvalidMessage`, `MessageTooLarge`, or `SessionClosed`.
         """
         payload = codec.encode(message)
-        channel = self._outgoing.get(type(message)) if via is None else self._via(via)
+        outbox = self._outbox
+        channel = outbox.channels.get(type(message)) if via is None else outbox.via(via)
         if channel is None:
-            channel = self._channel_of(type(message))
+            channel = outbox.channel_of(type(message))
         if (
             len(channel.queue) >= self._queue_messages
             or channel.queued_bytes + len(payload) > self._queue_bytes
         ):
-            await self._room(channel, len(payload))
-        return self._queue(channel, payload, deadline)
-
-    def _queue(self, channel: SendChannel, payload: bytes, deadline: float | None) -> Receipt:
-        if self._error is not None:
-            raise self._error
-        if deadline is None:
-            deadline = channel.delivery.deadline_seconds
-        due = None if deadline is None else self._shell.time() + deadline
-        receipt = Receipt(self.connection.send(channel, payload, due))
-        if not self._shell.flush_scheduled:
-            self._shell.schedule_flush()
-        return receipt
+            await outbox.room(channel, len(payload))
+        return outbox.put(channel, payload, deadline)
 
     async def emit(
         self,
@@ -282,9 +180,9 @@ class Session(Generic[StateT]):
     ) -> Receipt:
         """Queue a plain value under a topic; like `send` in all else."""
         payload = codec.encode_topic(topic, value)
-        channel = self._channel_of(object) if via is None else self._via(via)
-        await self._room(channel, len(payload))
-        return self._queue(channel, payload, deadline)
+        channel = self._outbox.channel_for(object, via)
+        await self._outbox.room(channel, len(payload))
+        return self._outbox.put(channel, payload, deadline)
 
     async def deliver(
         self,
@@ -307,6 +205,7 @@ class Session(Generic[StateT]):
             raise DeliveryTimeout("in flight", f"not confirmed within {timeout} s") from None
         if outcome is Outcome.DELIVERED:
             return receipt
+        self._shell.poll()  # if the session has ended just now, say why
         if self._error is not None:
             raise DeliveryFailed(outcome, str(self._error)) from self._error
         raise DeliveryFailed(outcome, receipt.reason)
@@ -323,79 +222,58 @@ class Session(Generic[StateT]):
         Raises `Rejected` if the peer's handler refused, `RequestFailed` if it raised or there is
         none, `RequestTimeout` after `timeout` seconds, and what `send` raises.
         """
-        channel = self._channel_of(type(request)) if via is None else self._via(via)
+        channel = self._outbox.channel_for(type(request), via)
         return await self.requests.ask(request, channel, timeout)
+
+    async def ping(self, *, timeout: float | None = None) -> float:
+        """Measure a round trip to the peer's protocol, in seconds; no handler is involved.
+
+        Raises `TimeoutError` after `timeout` seconds, or `SessionClosed`.
+        """
+        if self._error is not None:
+            raise self._error
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        started = self._shell.time()
+        self._pings.add(answered)
+        self.connection.ping(lambda: answered.done() or answered.set_result(None))
+        self._shell.schedule_flush()
+        try:
+            async with asyncio.timeout(timeout):
+                await answered
+        finally:
+            self._pings.discard(answered)
+        return self._shell.time() - started
 
     def send_encoded(self, kind: type, payload: bytes) -> bool:
         """Queue a message that is encoded already; False if there is no room now."""
-        channel = self._channel_of(kind)
-        if self._is_full(channel, len(payload)):
+        channel = self._outbox.channel_of(kind)
+        if self._outbox.is_full(channel, len(payload)):
             return False
-        self._queue(channel, payload, None)
+        self._outbox.put(channel, payload, None)
         return True
 
     async def send_when_room(self, kind: type, payload: bytes) -> None:
         """Queue a message that is encoded already, once there is room."""
-        await self.send_payload(self._channel_of(kind), payload)
+        await self.send_payload(self._outbox.channel_of(kind), payload)
 
     async def send_payload(self, channel: SendChannel, payload: bytes) -> Receipt:
         """Queue bytes on a channel once there is room."""
-        await self._room(channel, len(payload))
-        return self._queue(channel, payload, None)
+        await self._outbox.room(channel, len(payload))
+        return self._outbox.put(channel, payload, None)
 
     def send_on(self, name: str, payload: bytes) -> None:
         """Queue bytes of our own on a channel of our own, if the session lives and has room."""
         channel = self.open_named(name)
-        if self._error is None and not self._is_full(channel, len(payload)):
-            self._queue(channel, payload, None)
-
-    def _is_full(self, channel: SendChannel, size: int) -> bool:
-        if not channel.queue:
-            return False
-        return (
-            len(channel.queue) >= self._queue_messages
-            or channel.queued_bytes + size > self._queue_bytes
-        )
-
-    async def _room(self, channel: SendChannel, size: int) -> None:
-        while self._error is None and self._is_full(channel, size):
-            if not self._shell.flush_scheduled:
-                self._shell.schedule_flush()
-            channel.wants_room = True
-            ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._writers.setdefault(channel.identity, []).append(ready)
-            await ready
-        if self._error is not None:
-            raise self._error
-
-    def has_room(self, channel: SendChannel) -> None:
-        """The manager says that a queue which was full is half empty."""
-        for ready in self._writers.pop(channel.identity, []):
-            if not ready.done():
-                ready.set_result(None)
-
-    def _channel_of(self, kind: type) -> SendChannel:
-        channel = self._outgoing.get(kind)
-        if channel is None:
-            channel = self._outgoing[kind] = self._open(self._channels.of(kind))
-        return channel
-
-    def _via(self, via: Channel) -> SendChannel:
-        if not hasattr(via, "spec"):
-            raise InvalidMessage(f"via= takes a Channel, not {type(via).__name__}")
-        return self._open(via.spec)
+        if self._error is None and not self._outbox.is_full(channel, len(payload)):
+            self._outbox.put(channel, payload, None)
 
     def open_named(self, name: str) -> SendChannel:
         """The channel with this name, which the app or the library has declared."""
-        return self._open(self._channels.specs[name])
+        return self._outbox.named(name)
 
-    def _open(self, spec: ChannelSpec) -> SendChannel:
-        channel = self._outgoing.get(spec.name)
-        if channel is None:
-            channel = self._outgoing[spec.name] = self.connection.open_channel(spec)
-        elif channel.delivery.code != spec.delivery.code:
-            raise InvalidMessage(f"there is another channel named {spec.name!r}")
-        return channel
+    def has_room(self, channel: SendChannel) -> None:
+        """The manager says that a queue which was full is half empty."""
+        self._outbox.has_room(channel)
 
     # -- receiving
 
@@ -414,15 +292,13 @@ class Session(Generic[StateT]):
         key = None if kind is None else codec.type_key(kind)
         decode = codec.decode_any if kind is None else codec.decoder_for(kind)
         async with asyncio.timeout(timeout):
-            while True:
-                payload = self._take(key)
-                if payload is not None:
-                    return decode(payload)
+            while (taken := self._inbox.take(key)) is None:
                 if self._error is not None:
                     raise self._error
-                arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._readers.append(arrived)
-                await arrived
+                await self._inbox.changed()
+        channel, payload = taken
+        self.consumed(channel, len(payload) + MESSAGE_OVERHEAD_BYTES)
+        return decode(payload)
 
     def __aiter__(self) -> Session[StateT]:
         return self
@@ -436,16 +312,6 @@ class Session(Generic[StateT]):
             return await self.receive()
         except (ClosedByPeer, ClosedLocally):
             raise StopAsyncIteration from None
-
-    def _take(self, key: codec.RoutingKey | None) -> bytes | None:
-        for index, (channel, payload) in enumerate(self._inbox):
-            if key is None or codec.routing_key(payload) == key:
-                del self._inbox[index]
-                cost = len(payload) + MESSAGE_OVERHEAD_BYTES
-                self._inbox_cost -= cost
-                self.consumed(channel, cost)
-                return payload
-        return None
 
     def arrived(self, channel: ReceiveChannel, runs: list[Run]) -> None:
         """The manager hands over what a channel released."""
@@ -475,30 +341,10 @@ class Session(Generic[StateT]):
                 if payload[0] == codec.REQUEST:
                     self.requests.unanswerable(payload)
                     self.consumed(channel, len(payload) + MESSAGE_OVERHEAD_BYTES)
-                    continue
-                self._inbox.append((channel, payload))
-                self._inbox_cost += len(payload) + MESSAGE_OVERHEAD_BYTES
-        if not channel.resends:
-            self._bound_inbox()
-        self._wake_readers()
-
-    def _bound_inbox(self) -> None:
-        """Unreliable channels have no credit: their oldest messages give way."""
-        while self._inbox_cost > self.config.mailbox_bytes:
-            for index, (channel, payload) in enumerate(self._inbox):
-                if not channel.resends:
-                    del self._inbox[index]
-                    self._inbox_cost -= len(payload) + MESSAGE_OVERHEAD_BYTES
-                    self.connection.stats.messages_dropped_mailbox += 1
-                    break
-            else:
-                return
-
-    def _wake_readers(self) -> None:
-        while self._readers:
-            ready = self._readers.popleft()
-            if not ready.done():
-                ready.set_result(None)
+                else:
+                    self._inbox.put(channel, payload)
+        self.connection.stats.messages_dropped_mailbox += self._inbox.make_room()
+        self._inbox.wake()
 
     # -- what dispatch needs
 
@@ -598,11 +444,11 @@ class Session(Generic[StateT]):
         self._error = error
         self.has_drained()
         self.requests.fail(error)
-        for identity in [*self._writers]:
-            for ready in self._writers.pop(identity):
-                if not ready.done():
-                    ready.set_result(None)
-        self._wake_readers()
+        self._outbox.end(error)
+        for ping in self._pings:
+            if not ping.done():
+                ping.set_exception(error)
+        self._inbox.wake()
         for group in [*self._groups]:
             group.discard(self)
         self._finisher = asyncio.get_running_loop().create_task(self._finish())

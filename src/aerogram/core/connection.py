@@ -198,9 +198,11 @@ class Connection:
         )
         self.touch()
 
-    def ping(self) -> None:
-        """Send something that the peer acknowledges, to see whether it is there."""
+    def ping(self, answered: Callable[[], None] | None = None) -> None:
+        """Send a PING, to see whether the peer is there; `answered` is called if it is."""
         self._sender.ping_due = True
+        if answered is not None:
+            self._sender.pings.append(answered)
         self.touch()
 
     def notify_when_drained(self) -> None:
@@ -312,6 +314,8 @@ class Connection:
     def _take_control(self, frame: wire.Frame, now: float) -> None:
         if isinstance(frame, wire.ChannelAnnounce):
             self._receiver.announced(frame)
+        elif isinstance(frame, wire.Ping):
+            self._receiver.acknowledge_at_once()
         elif isinstance(frame, wire.Credit):
             self._sender.credit(frame.channel, frame.limit)
         elif isinstance(frame, wire.Skip):

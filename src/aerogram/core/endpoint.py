@@ -87,11 +87,13 @@ class Endpoint:
         """Those that are open, or closing and not yet gone."""
         return [c for c in self._connections.values() if c.state is not State.HALF_OPEN]
 
-    def connect(self, address: Address, security: ClientSecurity, now: float) -> ClientHandshake:
+    def connect(
+        self, address: Address, security: ClientSecurity, now: float, timeout_seconds: float
+    ) -> ClientHandshake:
         """Start a handshake; `SessionOpened` or `ConnectFailure` will name it."""
         cid = self._new_cid()
         handshake = ClientHandshake(
-            self.config, security, address, cid, self._random_bytes(32), now
+            self.config, security, address, cid, self._random_bytes(32), now, timeout_seconds
         )
         self._handshakes[cid] = handshake
         self.stats.handshakes_started += 1
@@ -298,7 +300,7 @@ class Endpoint:
         for handshake in [*self._handshakes.values()]:
             if now >= handshake.expires_at:
                 del self._handshakes[handshake.cid]
-                reason = f"no answer within {self.config.handshake_timeout_seconds:g} s"
+                reason = f"no answer within {handshake.timeout_seconds:g} s"
                 self._events.append(ConnectFailure(handshake, reason))
 
     def _expire_half_open(self, now: float) -> None:

@@ -103,7 +103,6 @@ class ClientHandshake:
     """A client's side, from the first INIT to the RESP that opens the session."""
 
     __slots__ = (
-        "_config",
         "_interval",
         "_mode",
         "_noise",
@@ -116,6 +115,7 @@ class ClientHandshake:
         "deadline",
         "expires_at",
         "owner",
+        "timeout_seconds",
     )
 
     def __init__(
@@ -126,8 +126,8 @@ class ClientHandshake:
         cid: bytes,
         ephemeral: bytes,
         now: float,
+        timeout_seconds: float,
     ) -> None:
-        self._config = config
         self._security = security
         self._mode = security.mode
         self._token = b""
@@ -136,7 +136,8 @@ class ClientHandshake:
         self.address = address
         self.cid = cid
         self.deadline = now
-        self.expires_at = now + config.handshake_timeout_seconds
+        self.timeout_seconds = timeout_seconds
+        self.expires_at = now + timeout_seconds
         self.owner: Any = None
         secure = security.mode is not Mode.INSECURE
         parameters = local_parameters(config, Aead.AES_256_GCM if secure else Aead.NONE).encode()

@@ -65,7 +65,9 @@ class Packer:
         return room >= self._sender.payload_room
 
     def _seal(self, packet: SentPacket, parts: list[bytes]) -> bytes:
-        sealed = self._sender.protection.seal(self._sender.remote_cid, packet.number, b"".join(parts))
+        sealed = self._sender.protection.seal(
+            self._sender.remote_cid, packet.number, b"".join(parts)
+        )
         packet.size = len(sealed)
         self._sender.packet_sent(packet)
         return sealed
@@ -73,16 +75,19 @@ class Packer:
     def _fill_controls(
         self, packet: SentPacket, parts: list[bytes], room: int, receiver: Receiver
     ) -> int:
+        frames_left = _units_left(packet, parts) // wire.FRAME_UNITS
         for channel in receiver.channels_with_credit():
-            if room < HEADER_ROOM_BYTES:
+            if room < HEADER_ROOM_BYTES or frames_left == 0:
                 return room
+            frames_left -= 1
             frame = receiver.take_credit(channel)
             packet.credits.append(channel)
             packet.ack_eliciting = True
             parts.append(frame)
             room -= len(frame)
         controls = self._sender.controls
-        while controls and len(controls[0]) <= room:
+        while controls and len(controls[0]) <= room and frames_left > 0:
+            frames_left -= 1
             frame = controls.popleft()
             packet.controls.append(frame)
             packet.ack_eliciting = True
@@ -90,18 +95,18 @@ class Packer:
             room -= len(frame)
         return room
 
-    def _fill_messages(
-        self, packet: SentPacket, parts: list[bytes], room: int, now: float
-    ) -> int:
+    def _fill_messages(self, packet: SentPacket, parts: list[bytes], room: int, now: float) -> int:
         for channel in self._sender.busy():
             room = self._fill_channel(channel, packet, parts, room, now)
             if room < HEADER_ROOM_BYTES:
                 break
-        if self._sender.ping_due and not packet.ack_eliciting:
+        sender = self._sender
+        if sender.ping_due and room > 0 and (sender.pings or not packet.ack_eliciting):
             parts.append(wire.PING)
             room -= len(wire.PING)
             packet.ack_eliciting = True
-        elif room > 0 and packet.ack_eliciting and self._sender.has_work() and self._window_allows():
+            packet.pings, sender.pings = sender.pings, []
+        if room > 0 and packet.ack_eliciting and self._sender.has_work() and self._window_allows():
             # Equal sizes let the kernel take the whole run in one call (UDP_SEGMENT).
             parts.append(bytes(room))
             room = 0
@@ -111,6 +116,8 @@ class Packer:
         self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int, now: float
     ) -> int:
         announced = 0
+        if _units_left(packet, parts) <= 2 * wire.FRAME_UNITS:
+            return room
         if not channel.announced:
             frame = wire.encode_channel(channel.identity, channel.name, channel.delivery.code)
             if len(frame) + HEADER_ROOM_BYTES > room:
@@ -141,6 +148,7 @@ class Packer:
         number = channel.next_number
         credit = channel.credit_cost - channel.sent_cost if channel.resends else 1 << 62
         run: list[Outgoing] = []
+        stop = number + max(_units_left(packet, parts) - wire.FRAME_UNITS, 0)
         slot = len(parts)
         parts.append(b"")
         room -= HEADER_ROOM_BYTES
@@ -159,7 +167,7 @@ class Packer:
             prefix = PREFIXES[size]
             need = size + len(prefix)
             cost = size + MESSAGE_OVERHEAD_BYTES
-            if need > room or cost > credit:
+            if need > room or cost > credit or number == stop:
                 break
             queue.popleft()
             room -= need
@@ -176,9 +184,7 @@ class Packer:
         room += HEADER_ROOM_BYTES
         channel.queued_bytes -= freed
         if run:
-            header = wire.encode_messages_header(
-                channel.identity, channel.next_number, len(run)
-            )
+            header = wire.encode_messages_header(channel.identity, channel.next_number, len(run))
             parts[slot] = header
             room -= len(header)
             packet.runs.append((channel, run))
@@ -200,6 +206,7 @@ class Packer:
         while resend and room > HEADER_ROOM_BYTES:
             run: list[Outgoing] = []
             body: list[bytes] = []
+            count = _units_left(packet, parts) - wire.FRAME_UNITS
             left = room - HEADER_ROOM_BYTES
             while resend:
                 message = resend[0]
@@ -208,7 +215,9 @@ class Packer:
                     message.in_resend = False
                     continue
                 need = len(message.payload) + len(PREFIXES[len(message.payload)])
-                if need > left or (run and message.number != run[-1].number + 1):
+                if need > left or len(run) >= count:
+                    break
+                if run and message.number != run[-1].number + 1:
                     break
                 resend.popleft()
                 left -= need
@@ -234,6 +243,8 @@ class Packer:
         self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int, now: float
     ) -> int:
         """The next fragment of the record at the head of the queue."""
+        if _units_left(packet, parts) < wire.FRAME_UNITS:
+            return room
         message = channel.queue[0]
         total = len(message.payload)
         record = message.record
@@ -257,9 +268,7 @@ class Packer:
                 self._sender.check_room(channel)
         return self._put_piece(piece, packet, parts, room, now)
 
-    def _begin_record(
-        self, channel: SendChannel, message: Outgoing, now: float
-    ) -> OutgoingRecord:
+    def _begin_record(self, channel: SendChannel, message: Outgoing, now: float) -> OutgoingRecord:
         record = message.record = OutgoingRecord()
         message.number = channel.next_number
         message.attempts = 1
@@ -302,7 +311,22 @@ class Packer:
                 continue
             if piece.end - piece.start + HEADER_ROOM_BYTES > room:
                 return room
+            if _units_left(packet, parts) < wire.FRAME_UNITS:
+                return room
             lost.popleft()
             self._sender.stats.messages_resent += 1
             room = self._put_piece(piece, packet, parts, room, now)
         return room
+
+
+def _units_left(packet: SentPacket, parts: list[bytes]) -> int:
+    """What a receiver still takes in this packet (`wire.PACKET_UNITS_LIMIT`), less a PING.
+
+    A message is two parts, a fragment too, any other frame is one.
+    """
+    messages = sum(len(run) for _, run in packet.runs)
+    frames = len(parts) - 2 * messages - len(packet.pieces)
+    left = wire.PACKET_UNITS_LIMIT - wire.FRAME_UNITS * (frames + 1) - messages
+    if packet.acknowledges >= 0:
+        left -= len(parts[0])  # an ACK range is at least as many bytes as it is units
+    return left

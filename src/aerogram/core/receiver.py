@@ -111,6 +111,10 @@ class Receiver:
         if self._ack_due is None:
             self._ack_due = now + self._config.max_ack_delay_seconds
 
+    def acknowledge_at_once(self) -> None:
+        """The peer waits for the acknowledgement of a PING."""
+        self._ack_now = True
+
     @property
     def ack_pending(self) -> bool:
         """True if something acknowledgement-eliciting is not yet acknowledged."""

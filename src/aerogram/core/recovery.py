@@ -7,6 +7,7 @@ connection's business.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from aerogram.errors import DecodeError
@@ -67,6 +68,7 @@ class SentPacket:
         "credits",
         "number",
         "pieces",
+        "pings",
         "runs",
         "sent_at",
         "size",
@@ -83,6 +85,7 @@ class SentPacket:
         self.controls: list[bytes] = []
         self.credits: list[ReceiveChannel] = []
         self.announces: list[SendChannel] = []
+        self.pings: list[Callable[[], None]] = []
 
 
 class Recovery:

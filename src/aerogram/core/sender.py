@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from aerogram.config import MESSAGE_OVERHEAD_BYTES, Config
@@ -50,6 +51,7 @@ class Sender:
         "peer_max_record_bytes",
         "peer_window_bytes",
         "ping_due",
+        "pings",
         "probes_due",
         "protection",
         "recovery",
@@ -82,6 +84,8 @@ class Sender:
         self.next_number = 0
         self.probes_due = 0
         self.ping_due = False
+        self.pings: list[Callable[[], None]] = []
+        """Called when the peer has acknowledged a PING that leaves from now on."""
         self.roomy: list[SendChannel] = []
         """Channels whose queue has room again, for those who wait."""
         datagram_bytes = min(config.datagram_bytes, peer.max_datagram_bytes)
@@ -233,6 +237,8 @@ class Sender:
             receiver.peer_knows(packet.acknowledges)
             for channel in packet.announces:
                 channel.announced = True
+            for answered in packet.pings:
+                answered()
             for _, run in packet.runs:
                 self._run_delivered(run, now)
             for piece in packet.pieces:
@@ -371,6 +377,10 @@ class Sender:
         self.controls.extend(packet.controls)
         for channel in packet.credits:
             channel.credit_due = True
+        if packet.pings:
+            self.pings.extend(packet.pings)
+            self.ping_due = True
+        packet.pings = []
         packet.controls = []
         packet.credits = []
 

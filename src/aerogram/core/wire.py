@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
 from aerogram.config import MESSAGES_LIMIT, SMALLEST_DATAGRAM_BYTES
 from aerogram.core.encoding import (
@@ -135,8 +136,10 @@ __all__ = [
 """What is sent and what is received are read together, as `wire.…`."""
 
 PACKET_UNITS_LIMIT: Final = 256
-"""Bounds the work that one packet makes: a message is one unit, a frame is `FRAME_UNITS`."""
-FRAME_UNITS: Final = 4
+"""Bounds the work that the frames of one packet make. A message is one unit, PADDING none."""
+FRAME_UNITS: Final = 8
+"""What any other frame is by itself. PINGs in a row are one frame."""
+ACK_RANGE_UNITS: Final = 2
 ACK_RANGES_LIMIT: Final = 64
 PARAMETERS_LIMIT: Final = 64
 """Transport parameters in one list, known or not."""
@@ -145,24 +148,29 @@ TOKEN_BYTES_LIMIT: Final = 256
 TEXT_BYTES_LIMIT: Final = 1024
 """Longest channel name, delivery code or reason, in UTF-8."""
 UNIFORM_LIMIT: Final = 64
-"""Longest run of messages of one size that `struct` takes apart in one call; it caches formats."""
+"""Longest run of messages of one size that is taken apart in one call."""
+CUTTERS_LIMIT: Final = 256
+"""Formats kept for that, by size and count: some 2 KiB each."""
 
 
-# -- decoding: each function takes a position and returns the one after what it read
+_CUT_OFF: Final = (IndexError, struct.error)
+"""What reading beyond the end raises, here in one place for every field."""
+_FOUR_BYTES: Final = struct.Struct(">I").unpack_from
+_EIGHT_BYTES: Final = struct.Struct(">Q").unpack_from
+
+# -- each function takes a position and returns the one after what it read
 
 
 def _read_integer(data: bytes, position: int) -> tuple[int, int]:
-    """RFC 9000 §16. Raises `IndexError` where the data ends too early."""
+    """RFC 9000 §16. Raises one of `_CUT_OFF` where the data ends too early."""
     first = data[position]
     if first < 0x40:
         return first, position + 1
     if first < 0x80:
         return (first - 0x40 << 8) | data[position + 1], position + 2
-    end = position + (4 if first < 0xC0 else 8)
-    if end > len(data):
-        raise DecodeError("an integer is cut off")
-    value = int.from_bytes(data[position:end], "big")
-    return value & (0x3FFF_FFFF if first < 0xC0 else 0x3FFF_FFFF_FFFF_FFFF), end
+    if first < 0xC0:
+        return _FOUR_BYTES(data, position)[0] & 0x3FFF_FFFF, position + 4
+    return _EIGHT_BYTES(data, position)[0] & 0x3FFF_FFFF_FFFF_FFFF, position + 8
 
 
 def _read_bytes(data: bytes, position: int, size: int) -> tuple[bytes, int]:
@@ -194,7 +202,7 @@ def decode_handshake_untrusted(data: bytes) -> Init | Resp | Retry | Reset:
     """
     try:
         return _decode_handshake(data)
-    except IndexError:
+    except _CUT_OFF:
         raise DecodeError("a packet is cut off") from None
 
 
@@ -254,7 +262,7 @@ def decode_parameters_untrusted(data: bytes) -> TransportParameters:
             connection_id=_sized_parameter(values, 7, CID_BYTES),
             reset_token=_sized_parameter(values, 8, RESET_TOKEN_BYTES),
         )
-    except IndexError:
+    except _CUT_OFF:
         raise DecodeError("a transport parameter is cut off") from None
 
 
@@ -282,7 +290,6 @@ def decode_frames_untrusted(data: bytes) -> list[Frame]:
     position = 0
     length = len(data)
     units = PACKET_UNITS_LIMIT
-    acknowledged = False
     frame: Frame
     try:
         while position < length:
@@ -296,17 +303,19 @@ def decode_frames_untrusted(data: bytes) -> list[Frame]:
             if kind == FRAME_MESSAGES:
                 frame, position = _decode_messages(data, position + 1, units)
                 units -= len(frame.payloads)
+            elif kind == FRAME_ACK:
+                frame, position = _decode_ack(data, position + 1, units)
+                units -= ACK_RANGE_UNITS * len(frame.ranges)
             elif kind == FRAME_PING:
                 frame = Ping()
                 position = length - len(data[position:].lstrip(PING))
             else:
                 decoder = _DECODERS.get(kind)
-                if decoder is None or (kind == FRAME_ACK and acknowledged):
-                    raise DecodeError("an unknown frame, or a second ACK")
-                acknowledged = acknowledged or kind == FRAME_ACK
+                if decoder is None:
+                    raise DecodeError("an unknown frame")
                 frame, position = decoder(data, position + 1)
             frames.append(frame)
-    except IndexError:
+    except _CUT_OFF:
         raise DecodeError("a frame is cut off") from None
     return frames
 
@@ -323,21 +332,30 @@ def _decode_messages(data: bytes, position: int, limit: int) -> tuple[Messages, 
     return Messages(channel, first, payloads), position
 
 
+@lru_cache(maxsize=CUTTERS_LIMIT)
+def _cutter(wide: int, size: int, count: int) -> Callable[[bytes, int], tuple[Any, ...]]:
+    """Takes `count` payloads of one size out of what follows a position."""
+    return struct.Struct(f"{wide}x{size}s" * count).unpack_from
+
+
 def _read_payloads(data: bytes, position: int, count: int) -> tuple[list[bytes], int]:
     """The hottest loop of the library. The caller checks that the position is still inside."""
     size = data[position]
-    start = position + 1
-    if size >= 0x40:
-        size = (size - 0x40 << 8) | data[start]
-        start += 1
-    # Typed messages are often all of one size: then one call of `struct` cuts them all.
-    end = position + (start - position + size) * count
-    if 4 <= count <= UNIFORM_LIMIT and data[position] < 0x80 and end <= len(data):
-        cut = struct.unpack_from(f"{start - position}s{size}s" * count, data, position)
-        payloads: list[bytes] = [*cut[1::2]]
-        if cut[::2].count(data[position:start]) == count:
-            return payloads, end
-    payloads = []
+    wide = 1
+    if 0x40 <= size < 0x80:
+        size = (size - 0x40 << 8) | data[position + 1]
+        wide = 2
+    stride = wide + size
+    end = position + stride * count
+    if (
+        # Typed messages are often all of one size: then `struct` cuts them all in one call.
+        4 <= count <= UNIFORM_LIMIT
+        and end <= len(data)
+        and data[position:end:stride].count(data[position]) == count
+        and (wide == 1 or data[position + 1 : end : stride].count(data[position + 1]) == count)
+    ):
+        return list(_cutter(wide, size, count)(data, position)), end
+    payloads: list[bytes] = []
     for _ in range(count):
         size = data[position]
         if size < 0x40:
@@ -355,12 +373,12 @@ def _read_payloads(data: bytes, position: int, count: int) -> tuple[list[bytes],
     return payloads, position
 
 
-def _decode_ack(data: bytes, position: int) -> tuple[Ack, int]:
+def _decode_ack(data: bytes, position: int, limit: int) -> tuple[Ack, int]:
     largest, position = _read_integer(data, position)
     delay, position = _read_integer(data, position)
     more, position = _read_integer(data, position)
     length, position = _read_integer(data, position)
-    if more >= ACK_RANGES_LIMIT or 2 * more > len(data) - position:
+    if more >= ACK_RANGES_LIMIT or ACK_RANGE_UNITS * (more + 1) > limit:
         raise DecodeError("an ACK with too many ranges")
     low = largest - length
     ranges = [(low, largest)]
@@ -452,7 +470,6 @@ def _decode_close(data: bytes, position: int) -> tuple[Close, int]:
 
 
 _DECODERS: Final[dict[int, Callable[[bytes, int], tuple[Frame, int]]]] = {
-    FRAME_ACK: _decode_ack,
     FRAME_FRAGMENT: _decode_fragment,
     FRAME_CHANNEL: _decode_channel,
     FRAME_CREDIT: _decode_credit,

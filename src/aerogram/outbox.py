@@ -1,0 +1,131 @@
+"""What a session sends: which channel a message takes, and whether there is room on it.
+
+Rules: a channel is opened by its first message. Its queue is bounded in messages and in bytes
+(`Config.send_queue_messages`, `send_queue_bytes`); whoever finds it full waits until it is half
+empty, so that a fast sender is not woken for every message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from aerogram.errors import InvalidMessage, SessionClosed
+from aerogram.receipts import Receipt
+
+if TYPE_CHECKING:
+    from aerogram.app import Channel, Channels
+    from aerogram.core.channel import ChannelSpec, SendChannel
+    from aerogram.core.connection import Connection
+    from aerogram.session import Shell
+
+
+class Outbox:
+    """The sending side of a session."""
+
+    __slots__ = (
+        "_channels",
+        "_connection",
+        "_error",
+        "_queue_bytes",
+        "_queue_messages",
+        "_shell",
+        "_writers",
+        "channels",
+    )
+
+    def __init__(self, shell: Shell, connection: Connection, channels: Channels) -> None:
+        self.channels: dict[type | str, SendChannel] = {}
+        """The channels that are open, by the types they have carried and by name."""
+        self._shell = shell
+        self._connection = connection
+        self._channels = channels
+        self._queue_messages = shell.config.send_queue_messages
+        self._queue_bytes = shell.config.send_queue_bytes
+        self._writers: dict[int, list[asyncio.Future[None]]] = {}
+        self._error: SessionClosed | None = None
+
+    # -- channels
+
+    def channel_for(self, kind: type, via: Channel | None) -> SendChannel:
+        """The channel of a type, unless `via` names another."""
+        return self.channel_of(kind) if via is None else self.via(via)
+
+    def channel_of(self, kind: type) -> SendChannel:
+        """The channel that a type travels on."""
+        channel = self.channels.get(kind)
+        if channel is None:
+            channel = self.channels[kind] = self._open(self._channels.of(kind))
+        return channel
+
+    def via(self, via: Channel) -> SendChannel:
+        """The channel that the user has chosen. Raises `InvalidMessage`."""
+        if not hasattr(via, "spec"):
+            raise InvalidMessage(f"via= takes a Channel, not {type(via).__name__}")
+        return self._open(via.spec)
+
+    def named(self, name: str) -> SendChannel:
+        """The channel with this name, which the app or the library has declared."""
+        return self._open(self._channels.specs[name])
+
+    def _open(self, spec: ChannelSpec) -> SendChannel:
+        channel = self.channels.get(spec.name)
+        if channel is None:
+            channel = self.channels[spec.name] = self._connection.open_channel(spec)
+        elif channel.delivery.code != spec.delivery.code:
+            raise InvalidMessage(f"there is another channel named {spec.name!r}")
+        return channel
+
+    # -- room and queue
+
+    def is_full(self, channel: SendChannel, size: int) -> bool:
+        """True if a message of this size has to wait."""
+        if not channel.queue:
+            return False
+        return (
+            len(channel.queue) >= self._queue_messages
+            or channel.queued_bytes + size > self._queue_bytes
+        )
+
+    async def room(self, channel: SendChannel, size: int) -> None:
+        """Wait until there is room. Raises `SessionClosed`."""
+        while self._error is None and self.is_full(channel, size):
+            if not self._shell.flush_scheduled:
+                self._shell.schedule_flush()
+            channel.wants_room = True
+            ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._writers.setdefault(channel.identity, []).append(ready)
+            await ready
+        if self._error is not None:
+            raise self._error
+
+    def has_room(self, channel: SendChannel) -> None:
+        """A queue that was full is half empty."""
+        _wake(self._writers.pop(channel.identity, []))
+
+    def put(self, channel: SendChannel, payload: bytes, deadline: float | None) -> Receipt:
+        """Queue a message; `deadline` is in seconds from now.
+
+        Raises `MessageTooLarge` or `SessionClosed`.
+        """
+        if self._error is not None:
+            raise self._error
+        if deadline is None:
+            deadline = channel.delivery.deadline_seconds
+        due = None if deadline is None else self._shell.time() + deadline
+        receipt = Receipt(self._connection.send(channel, payload, due))
+        if not self._shell.flush_scheduled:
+            self._shell.schedule_flush()
+        return receipt
+
+    def end(self, error: SessionClosed) -> None:
+        """The session has ended: whoever waits for room learns it."""
+        self._error = error
+        for identity in [*self._writers]:
+            _wake(self._writers.pop(identity))
+
+
+def _wake(waiting: list[asyncio.Future[None]]) -> None:
+    for ready in waiting:
+        if not ready.done():
+            ready.set_result(None)
