@@ -1,0 +1,285 @@
+"""`VirtualLoop`: asyncio's own event loop with a clock that jumps to the next deadline.
+
+Only what asks the operating system is replaced: the selector, which advances the clock instead of
+waiting, and what would leave the thread or the process. So tasks, timeouts, queues and task groups
+are the real ones. Rules: time passes only while nothing is ready to run; nothing outside can wake a
+virtual loop, so when it has no timer left it raises `Deadlock` at once; sets of tasks have the same
+order in every run. (Sets of other objects do not: iterate over lists and dicts.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import itertools
+import selectors
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple
+
+from aerogram.lab.errors import (
+    Deadlock,
+    Nondeterminism,
+    RealInputOutput,
+    SimulationTimeout,
+)
+from aerogram.lab.waiting import describe_tasks, unfinished_tasks
+
+_ResultT = TypeVar("_ResultT")
+_ArgumentsT = TypeVarTuple("_ArgumentsT")
+
+LONGEST_SECONDS: Final = 4_000_000.0
+"""Virtual time ends here (46 days): beyond, floats are coarser than the loop's resolution."""
+
+TURNS_AT_ONE_INSTANT_LIMIT: Final = 10_000_000
+"""Turns of the loop without progress of time after which the program is taken to spin."""
+
+_RESOLUTION_SECONDS: Final = 1e-9
+"""Timers this near to each other fire together. The real one differs between systems."""
+
+_OWN_MODULES: Final = "aerogram.lab."
+
+
+class _VirtualSelector(selectors.SelectSelector):
+    """Knows the loop's own wake-up pipe and never waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.advance: Callable[[float | None], None] = _stand_still
+        self.sealed = False
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        if self.sealed:
+            raise RealInputOutput("a simulation does no real I/O: use its Network")
+        return super().register(fileobj, events, data)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.advance(timeout)
+        return []
+
+
+def _stand_still(timeout: float | None) -> None:
+    """Be the clock until the loop has one."""
+
+
+class _Task(asyncio.Task[Any]):
+    """A task whose place in a set does not depend on its address in memory.
+
+    `TaskGroup` and `asyncio.wait` keep tasks in sets, and cancel or return them in that order.
+    """
+
+    def __init__(self, coro: Any, *, number: int, **options: Any) -> None:
+        self._number = number
+        super().__init__(coro, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An asyncio event loop in virtual time, from 0 to `limit` seconds.
+
+    Use `simulate`; or give the class to `asyncio.Runner(loop_factory=VirtualLoop)`. Running it
+    raises `Deadlock`, `SimulationTimeout`, or the first exception that a callback, or a task that
+    nobody awaits, has raised: with another loop that is only logged. `set_exception_handler` takes
+    such exceptions away.
+
+    `run_in_executor` and `asyncio.to_thread` call the function in the loop's thread: it must not
+    wait for anything that the loop has to do.
+    """
+
+    # Names of BaseEventLoop since Python 3.4 that its type stubs leave out.
+    _scheduled: list[asyncio.TimerHandle]
+    _clock_resolution: float
+
+    def __init__(self, *, limit: float = LONGEST_SECONDS) -> None:
+        selector = _VirtualSelector()
+        super().__init__(selector)
+        if not 0 < limit <= LONGEST_SECONDS:
+            self.close()
+            raise ValueError(f"limit is above 0 and at most {LONGEST_SECONDS:g} s, not {limit}")
+        selector.advance = self._advance
+        selector.sealed = True
+        self._clock_resolution = _RESOLUTION_SECONDS
+        self.seed: int | None = None
+        """Of the simulation that runs in this loop; a `Network` without a seed takes it."""
+        self.limit = limit
+        """When running raises `SimulationTimeout`, in seconds of this loop's clock."""
+        self._now = 0.0
+        self._turns = 0
+        self._settling = False
+        self._failure: BaseException | None = None
+        self._thread: int | None = None
+        self._task_numbers = itertools.count(1)
+        self.set_task_factory(self._make_task)
+
+    # The clock
+
+    def time(self) -> float:
+        """Return the virtual time in seconds."""
+        return self._now
+
+    def _advance(self, timeout: float | None) -> None:
+        """Let time pass: nothing is to be done for `timeout` seconds, or ever."""
+        self.raise_failure()
+        if timeout is not None and timeout <= 0:
+            self._turns += 1
+            if self._turns > TURNS_AT_ONE_INSTANT_LIMIT:
+                self._turns = 0
+                raise SimulationTimeout(self._report("the program spins and lets no time pass"))
+            return
+        if self._settling:
+            self.stop()
+            return
+        if timeout is None:
+            raise Deadlock(self._report("nothing can happen any more"))
+        self._turns = 0
+        self._jump(self._now + timeout)
+
+    def _jump(self, to: float) -> None:
+        due = self._scheduled[0].when()
+        if to > due - _RESOLUTION_SECONDS:
+            to = due  # exactly, so that no timer finds itself a rounding too early
+        if to > self.limit:
+            self._now = self.limit
+            raise SimulationTimeout(self._report(f"the limit of {self.limit:g} s has passed"))
+        self._now = max(self._now, to)
+
+    def _report(self, what: str) -> str:
+        lines = describe_tasks(unfinished_tasks(self))
+        return "\n".join([f"{what} at {self._now:.6f} s; unfinished tasks:", *lines])
+
+    # Running
+
+    def run_forever(self) -> None:
+        """As `asyncio.AbstractEventLoop.run_forever`."""
+        self._thread = threading.get_ident()
+        try:
+            super().run_forever()
+        finally:
+            self._thread = None
+
+    def settle(self) -> None:
+        """Run what can run without time passing."""
+        self._settling = True
+        try:
+            self.run_forever()
+        finally:
+            self._settling = False
+        self.raise_failure()
+
+    def fail(self, error: BaseException) -> None:
+        """End the run with `error`, even if whoever sees it first swallows it."""
+        if self._failure is None:
+            self._failure = error
+
+    def raise_failure(self) -> None:
+        """Raise what `fail` was told, once."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        """Log as asyncio does, and end the run."""
+        super().default_exception_handler(context)
+        message = context.get("message", "unhandled exception in the event loop")
+        error = context.get("exception") or RuntimeError(message)
+        error.add_note(f"{message}, at {self._now:.6f} s")
+        self.fail(error)
+
+    def timers_left(self) -> list[asyncio.TimerHandle]:
+        """Return the timers that would still fire, but for those of the simulated network."""
+        return [
+            handle
+            for handle in sorted(self._scheduled, key=asyncio.TimerHandle.when)
+            if not handle.cancelled() and not _is_own(handle)
+        ]
+
+    def _make_task(
+        self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any
+    ) -> asyncio.Future[Any]:
+        return _Task(coro, number=next(self._task_numbers), loop=loop, **options)
+
+    # What would leave the thread
+
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[*_ArgumentsT], object],
+        *args: *_ArgumentsT,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        """As `call_soon`. From another thread, which no seed replays, raises `Nondeterminism`."""
+        if self._thread not in (None, threading.get_ident()):
+            error = Nondeterminism("another thread called into a simulation")
+            self.fail(error)
+            raise error
+        return self.call_soon(callback, *args, context=context)
+
+    def run_in_executor(
+        self,
+        executor: Executor | None,
+        func: Callable[[*_ArgumentsT], _ResultT],
+        *args: *_ArgumentsT,
+    ) -> asyncio.Future[_ResultT]:
+        """Call `func` in a coming turn of the loop, in its thread; `executor` is not used."""
+        future: asyncio.Future[_ResultT] = self.create_future()
+        self.call_soon(_call, future, lambda: func(*args))
+        return future
+
+
+def _call(future: asyncio.Future[_ResultT], func: Callable[[], _ResultT]) -> None:
+    if future.done():
+        return
+    try:
+        result = func()
+    except Exception as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def _is_own(handle: asyncio.TimerHandle) -> bool:
+    callback = getattr(handle, "_callback", None)
+    return str(getattr(callback, "__module__", "")).startswith(_OWN_MODULES)
+
+
+# What would leave the process. Each name is refused at its caller; the selector refuses the rest.
+
+_REFUSED: Final = (
+    "connect_accepted_socket",
+    "connect_read_pipe",
+    "connect_write_pipe",
+    "create_connection",
+    "create_datagram_endpoint",
+    "create_server",
+    "create_unix_connection",
+    "create_unix_server",
+    "getaddrinfo",
+    "getnameinfo",
+    "sendfile",
+    "sock_accept",
+    "sock_connect",
+    "sock_recv",
+    "sock_recv_into",
+    "sock_recvfrom",
+    "sock_recvfrom_into",
+    "sock_sendall",
+    "sock_sendfile",
+    "sock_sendto",
+    "start_tls",
+    "subprocess_exec",
+    "subprocess_shell",
+)
+
+
+def _refusal(name: str) -> Callable[..., Coroutine[Any, Any, NoReturn]]:
+    async def refused(*_: object, **_options: object) -> NoReturn:
+        raise RealInputOutput(f"{name}: a simulation does no real I/O: use its Network")
+
+    refused.__name__ = name
+    return refused
+
+
+for _name in _REFUSED:
+    setattr(VirtualLoop, _name, _refusal(_name))
