@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from aerogram import App, Session, connect
-
 from chat import Join, Line
+
+from aerogram import App, Session, connect
 
 app = App()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from aiohttp import web
+from chat import Line, app
 
 from aerogram import serve
-from chat import Line, app
 
 ADDRESS = web.AppKey("address", str)
 

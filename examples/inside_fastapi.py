@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+from chat import Line, app
 from fastapi import FastAPI
 
 from aerogram import serve
-from chat import Line, app
 
 
 @asynccontextmanager

@@ -228,9 +228,7 @@ async def test_a_server_that_restarts_ends_old_sessions_with_a_typed_reason() ->
         server._manager.transport.abort()
         async with serve(echo_app(), "127.0.0.1", port, identity=identity) as again:
             with pytest.raises(DeliveryFailed) as failed:
-                async with asyncio.timeout(5):
-                    while True:
-                        await session.deliver(b"are you there?")
+                await session.deliver(b"are you there?", timeout=5)
             assert isinstance(failed.value.__cause__, PeerRestarted)
             with pytest.raises(PeerRestarted):
                 await session.send(b"x")
@@ -241,16 +239,15 @@ async def test_a_server_that_restarts_ends_old_sessions_with_a_typed_reason() ->
 
 async def test_a_client_that_restarts_gets_a_new_session_and_the_old_one_ends() -> None:
     config = Config(idle_timeout_seconds=0.5, keepalive_seconds=0.1)
-    async with serve(echo_app(), config=config) as server:
-        async with connect(server.address) as first:
-            assert await echoed(first)
-            [old] = server.sessions
-            first._shell.transport.abort()
-            async with connect(server.address) as second:
-                assert await echoed(second)
-                await asyncio.wait_for(old.wait_closed(), 5)
-                assert isinstance(old.error, SessionClosed)
-                assert await echoed(second)
+    async with serve(echo_app(), config=config) as server, connect(server.address) as first:
+        assert await echoed(first)
+        [old] = server.sessions
+        first._shell.transport.abort()
+        async with connect(server.address) as second:
+            assert await echoed(second)
+            await asyncio.wait_for(old.wait_closed(), 5)
+            assert isinstance(old.error, SessionClosed)
+            assert await echoed(second)
 
 
 async def test_on_open_can_turn_a_client_away() -> None:
@@ -319,10 +316,9 @@ async def test_strangers_get_silence_and_a_counter() -> None:
 
 async def test_closing_leaves_no_task_behind() -> None:
     before = asyncio.all_tasks()
-    async with serve(echo_app()) as server:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(20):
-                group.create_task(_one_echo(server.address))
+    async with serve(echo_app()) as server, asyncio.TaskGroup() as group:
+        for _ in range(20):
+            group.create_task(_one_echo(server.address))
     gc.collect()
     assert asyncio.all_tasks() == before
 

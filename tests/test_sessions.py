@@ -75,7 +75,8 @@ async def test_an_echo_comes_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [b"", "text", 7, -1.5, True, None, [1, [2, "three"]], {"a": {"b": [1]}}, b"\x00" * 3000]
+    "value",
+    [b"", "text", 7, -1.5, True, None, [1, [2, "three"]], {"a": {"b": [1]}}, b"\x00" * 3000],
 )
 async def test_plain_values_are_kept(value: object) -> None:
     app = App()

@@ -35,8 +35,9 @@ from aerogram.errors import (
 from aerogram.groups import Group
 from aerogram.identity import new_identity, read_identity, write_identity
 from aerogram.messages import Message, Request
+from aerogram.receipts import Receipt
 from aerogram.server import Server, connect, serve
-from aerogram.session import Receipt, Session
+from aerogram.session import Session
 
 __all__ = [
     "AerogramError",

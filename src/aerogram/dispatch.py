@@ -119,10 +119,11 @@ class Mailbox:
         session = self._session
         routes = session.routes
         for index, payload in enumerate(run):
-            route = None
+            route: Route | None = None
+            message: Any = payload
             try:
                 if self._channel.view is not None:
-                    route, message = session.app_route(payload), payload
+                    route = session.app_route(payload)
                 else:
                     route = routes.get(payload[0]) or routes.get(codec.routing_key(payload))
                     if route is not None:

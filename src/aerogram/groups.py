@@ -49,9 +49,7 @@ class Group(Generic[StateT]):
         """
         return await self._send(type(message), codec.encode(message), exclude)
 
-    async def emit(
-        self, topic: str, value: object, *, exclude: Session[Any] | None = None
-    ) -> int:
+    async def emit(self, topic: str, value: object, *, exclude: Session[Any] | None = None) -> int:
         """Queue a plain value under a topic for every member; like `send` in all else."""
         return await self._send(object, codec.encode_topic(topic, value), exclude)
 

@@ -340,5 +340,3 @@ def closing_error(code: int, reason: str, *, by_peer: bool) -> SessionClosed:
     }
     kind = kinds.get(code, ClosedByPeer if by_peer else ClosedLocally)
     return kind(reason, code=code)
-
-

@@ -188,9 +188,7 @@ class serve(Generic[DepsT, StateT]):  # noqa: N801  used as a function: `async w
                 security=security,
                 reset_secret=_reset_secret(identity, self._psk),
             )
-            manager = SessionManager(
-                endpoint, config, self._app.channels, self._app, self._logger
-            )
+            manager = SessionManager(endpoint, config, self._app.channels, self._app, self._logger)
             await manager.open(network, local_address)
             key = identity.public_bytes if identity is not None else None
             host = WILDCARDS.get(self._host, self._host)
@@ -306,9 +304,7 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
         identity = self._identity or Identity.from_private_bytes(self._network.random_bytes(32))
         return ClientSecurity(Mode.PINNED, identity, self._key)
 
-    async def _first_of(
-        self, addresses: list[Address]
-    ) -> tuple[SessionManager, Session[StateT]]:
+    async def _first_of(self, addresses: list[Address]) -> tuple[SessionManager, Session[StateT]]:
         """Try the addresses of a name one after the other; the first that answers wins."""
         for address in addresses:
             if self._insecure is True and not is_loopback(address[0]):
@@ -361,7 +357,7 @@ async def _cancel_all(tasks: set[Any]) -> None:
 
 
 def _target(address: str, port: int | None) -> ServerAddress:
-    if not isinstance(address, str):
+    if not isinstance(address, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidAddress(f"an address is a str, not {type(address).__name__}")
     if "://" in address:
         if port is not None:
@@ -373,7 +369,8 @@ def _target(address: str, port: int | None) -> ServerAddress:
 
 
 def _check_psk(psk: bytes) -> None:
-    if not isinstance(psk, bytes) or len(psk) != PSK_BYTES:
+    given: object = psk
+    if not isinstance(given, bytes) or len(given) != PSK_BYTES:
         raise ValueError(
             f"psk= takes {PSK_BYTES} random bytes, as os.urandom({PSK_BYTES}) gives; a password"
             " could be guessed from one recorded packet"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from aerogram import messages as codec
@@ -223,7 +224,8 @@ class Session(Generic[StateT]):
         none, `RequestTimeout` after `timeout` seconds, and what `send` raises.
         """
         channel = self._outbox.channel_for(type(request), via)
-        return await self.requests.ask(request, channel, timeout)
+        answer: AnswerT = await self.requests.ask(request, channel, timeout)
+        return answer
 
     async def ping(self, *, timeout: float | None = None) -> float:
         """Measure a round trip to the peer's protocol, in seconds; no handler is involved.
@@ -235,7 +237,7 @@ class Session(Generic[StateT]):
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         started = self._shell.time()
         self._pings.add(answered)
-        self.connection.ping(lambda: answered.done() or answered.set_result(None))
+        self.connection.ping(partial(_settle, answered))
         self._shell.schedule_flush()
         try:
             async with asyncio.timeout(timeout):
@@ -278,9 +280,7 @@ class Session(Generic[StateT]):
     # -- receiving
 
     @overload
-    async def receive(
-        self, kind: type[MessageT], *, timeout: float | None = None
-    ) -> MessageT: ...
+    async def receive(self, kind: type[MessageT], *, timeout: float | None = None) -> MessageT: ...
     @overload
     async def receive(self, kind: None = None, *, timeout: float | None = None) -> object: ...
     async def receive(self, kind: type[Any] | None = None, *, timeout: float | None = None) -> Any:
@@ -366,9 +366,7 @@ class Session(Generic[StateT]):
             if channel.credit_due and not self._shell.flush_scheduled:
                 self._shell.schedule_flush()
 
-    def refuse(
-        self, channel: ReceiveChannel, number: int, code: RefuseCode, reason: str
-    ) -> None:
+    def refuse(self, channel: ReceiveChannel, number: int, code: RefuseCode, reason: str) -> None:
         """Tell the peer that a message was not taken."""
         self.connection.stats.messages_received_refused += 1
         if number >= 0 and self._error is None:
@@ -502,3 +500,8 @@ class Session(Generic[StateT]):
     def left(self, group: Group[Any]) -> None:
         """A group has let this session go."""
         self._groups.pop(group, None)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -53,6 +53,9 @@ def run(options: argparse.Namespace) -> int:
     """Run the demo and print what came of it."""
     from aerogram.lab.link import Link
 
+    if not 2 <= options.clients <= 64 or options.messages < 1:
+        print("aerogram demo: a chat takes 2 to 64 clients and a message", file=sys.stderr)
+        return 2
     try:
         link = Link(
             delay=options.delay,
@@ -61,8 +64,6 @@ def run(options: argparse.Namespace) -> int:
             duplicate=options.duplicate,
             reorder=options.reorder,
         )
-        if not 2 <= options.clients <= 64 or options.messages < 1:
-            raise ValueError("a chat takes 2 to 64 clients and at least one message")
     except ValueError as error:
         print(f"aerogram demo: {error}", file=sys.stderr)
         return 2

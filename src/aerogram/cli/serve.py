@@ -25,7 +25,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=9000, help="UDP port; 0 takes a free one")
     parser.add_argument("--identity", help="key file from `aerogram keygen`")
     parser.add_argument("--insecure", action="store_true", help="allow plain text, loopback only")
-    parser.add_argument("--verbose", action="store_true", help="log sessions as they open and close")
+    parser.add_argument("--verbose", action="store_true", help="log sessions that open and close")
     add_loop_option(parser)
     return parser
 
@@ -80,5 +80,5 @@ def find_app(text: str) -> App[Any, Any]:
             raise ValueError(f"{module_name} has no {attribute}")
         app = getattr(app, name)
     if not isinstance(app, App):
-        raise ValueError(f"{text} is a {type(app).__name__} and not an App")
+        raise ValueError(f"{text} is a {type(app).__name__} and not an App")  # noqa: TRY004
     return app

@@ -19,7 +19,6 @@ from aerogram.core.fragments import Reassembly
 from aerogram.core.ranges import RangeSet
 from aerogram.errors import DecodeError
 
-
 Run = tuple[int, list[Any], int]
 """Messages handed over together: the number of the first, the messages with numbers that follow
 on, and their cost in flow control. The number is -1 where an ordering does not tell."""

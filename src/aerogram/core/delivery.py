@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from aerogram.core.recovery import Rtt
 
@@ -65,6 +65,7 @@ class AsItArrives:
     __slots__ = ()
 
     def arrived(self, sequence: int, message: Any) -> Iterable[Any]:
+        """Hand it over."""
         return (message,)
 
 
@@ -84,6 +85,7 @@ class InOrder:
         return self._next
 
     def arrived(self, sequence: int, message: Any) -> Iterable[Any]:
+        """Hand over what now follows on; hold the rest."""
         if sequence < self._next:
             return ()
         self._held[sequence] = message
@@ -94,6 +96,7 @@ class InOrder:
         self._next += count
 
     def skipped(self, sequence: int) -> Iterable[Any]:
+        """Wait for this one no longer."""
         if sequence >= self._next:
             self._skipped.add(sequence)
         return self._release()
@@ -120,6 +123,7 @@ class NewestWins:
         self._newest = -1
 
     def arrived(self, sequence: int, message: Any) -> Iterable[Any]:
+        """Hand it over if it is the newest."""
         if sequence <= self._newest:
             return ()
         self._newest = sequence
@@ -131,6 +135,7 @@ class Never:
     """Send once."""
 
     def next_try(self, sent: Sent, rtt: Rtt) -> float | None:
+        """Never."""
         return None
 
 
@@ -145,6 +150,7 @@ class UntilAcknowledged:
             raise ValueError(f"attempts is at least 1, not {self.attempts}")
 
     def next_try(self, sent: Sent, rtt: Rtt) -> float | None:
+        """When loss detection says so, unless that was the last attempt."""
         if self.attempts is not None and sent.attempts >= self.attempts:
             return None
         return math.inf
@@ -178,13 +184,12 @@ class Delivery:
 
 def preset(name: str) -> Delivery | None:
     """The preset with this name and no limits, if there is one: what a receiver may assume."""
-    match name:
-        case "unreliable":
-            return Delivery(AsItArrives, Never(), None, name)
-        case "sequenced":
-            return Delivery(NewestWins, Never(), None, name)
-        case "reliable":
-            return Delivery(AsItArrives, UntilAcknowledged(), None, name)
-        case "ordered":
-            return Delivery(InOrder, UntilAcknowledged(), None, name)
-    return None
+    return _PRESETS.get(name)
+
+
+_PRESETS: Final = {
+    "unreliable": Delivery(AsItArrives, Never(), None, "unreliable"),
+    "sequenced": Delivery(NewestWins, Never(), None, "sequenced"),
+    "reliable": Delivery(AsItArrives, UntilAcknowledged(), None, "reliable"),
+    "ordered": Delivery(InOrder, UntilAcknowledged(), None, "ordered"),
+}

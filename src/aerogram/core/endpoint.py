@@ -274,13 +274,10 @@ class Endpoint:
 
     def _receive_reset(self, packet: wire.Reset, now: float) -> None:
         for connection in self._connections.values():
-            if connection.remote_cid == packet.cid and len(connection.peer_reset_token) == 16:
-                if hmac.compare_digest(connection.peer_reset_token, packet.token):
-                    self.stats.resets_received += 1
-                    connection.end_silently(
-                        CloseCode.RESTARTED, "the peer has lost this session", now
-                    )
-                    return
+            if connection.remote_cid == packet.cid and _resets(packet, connection):
+                self.stats.resets_received += 1
+                connection.end_silently(CloseCode.RESTARTED, "the peer has lost this session", now)
+                return
         self.stats.dropped_unexpected += 1
 
     # -- time
@@ -371,6 +368,11 @@ class Endpoint:
             if result is None or expires_at < result:
                 result = expires_at
         return result
+
+
+def _resets(packet: wire.Reset, connection: Connection) -> bool:
+    expected = connection.peer_reset_token
+    return len(expected) == 16 and hmac.compare_digest(expected, packet.token)
 
 
 def _runs(address: Address, packets: list[bytes]) -> Iterator[Transmit]:

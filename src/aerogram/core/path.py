@@ -16,7 +16,14 @@ Address = tuple[Any, ...]
 class Path:
     """Where packets go, and the address that may become the next one."""
 
-    __slots__ = ("address", "candidate", "challenge", "challenge_waits", "challenged_at", "response")
+    __slots__ = (
+        "address",
+        "candidate",
+        "challenge",
+        "challenge_waits",
+        "challenged_at",
+        "response",
+    )
 
     def __init__(self, address: Address) -> None:
         self.address = address

@@ -153,9 +153,7 @@ class Recovery:
         self.pto_count = 0
         return newly
 
-    def _sample(
-        self, newly: list[SentPacket], largest: int, ack_delay: float, now: float
-    ) -> None:
+    def _sample(self, newly: list[SentPacket], largest: int, ack_delay: float, now: float) -> None:
         # RFC 9002 §5.1: only if the largest acknowledged packet is newly acknowledged.
         for packet in newly:
             if packet.number == largest:

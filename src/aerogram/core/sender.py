@@ -232,6 +232,7 @@ class Sender:
         newly = recovery.acknowledged(ack.ranges, delay, self.next_number, now)
         if not newly:
             return
+        self.protection.acknowledged(ack.ranges[0][1])
         for packet in newly:
             self.controller.acknowledged(packet.size, packet.sent_at, now)
             receiver.peer_knows(packet.acknowledges)
@@ -423,6 +424,7 @@ class Sender:
             message.observer()
 
     def ask_policy(self, channel: SendChannel, run: list[Outgoing]) -> None:
+        """Let the retry policy say when these messages, which leave now, are to leave again."""
         retry = channel.delivery.retry
         for message in run:
             due = retry.next_try(message, self.recovery.rtt)

@@ -1,4 +1,4 @@
-"""Counters as plain integers: every message and every dropped packet ends in exactly one of them."""
+"""Counters as plain integers: every message and every dropped packet ends in exactly one."""
 
 from __future__ import annotations
 
