@@ -178,19 +178,28 @@ class ClientHandshake:
         """Take the RESP. Raises `CryptoError` or `DecodeError`; a genuine one may still come."""
         if self._noise is None:
             peer = decode_peer_parameters(packet.noise)
-            return _established(bytes(32), bytes(32), peer, None)
+            aead = _chosen_aead(peer, secure=False)
+            return _established(PacketProtection(bytes(32), bytes(32), aead), peer, None)
         noise = self._noise.copy()
         peer = decode_peer_parameters(noise.read_message(packet.noise))
         to_server, to_client = noise.split()
-        return _established(to_server, to_client, peer, self._security.server_key)
+        protection = PacketProtection(to_server, to_client, _chosen_aead(peer, secure=True))
+        return _established(protection, peer, self._security.server_key)
+
+
+def _chosen_aead(peer: TransportParameters, *, secure: bool) -> Aead:
+    """What the server chose; it may neither turn encryption off nor pretend that it is on."""
+    for aead in Aead:
+        if aead == peer.aead and (aead is not Aead.NONE) == secure:
+            return aead
+    raise DecodeError("the peer names no AEAD that is allowed here")
 
 
 def _established(
-    send_key: bytes, receive_key: bytes, peer: TransportParameters, peer_key: bytes | None
+    protection: PacketProtection, peer: TransportParameters, peer_key: bytes | None
 ) -> Established:
     if len(peer.connection_id) != wire.CID_BYTES:
         raise DecodeError("the peer names no connection id")
-    protection = PacketProtection(send_key, receive_key, Aead(peer.aead))
     return Established(protection, peer, peer_key, peer.connection_id)
 
 

@@ -1,0 +1,122 @@
+"""Two endpoints agree on a session: what each learns and refuses, and how its keys change."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+
+from aerogram.config import Config
+from aerogram.core import handshake as handshakes
+from aerogram.core import wire
+from aerogram.core.endpoint import Endpoint
+from aerogram.core.events import SessionOpened
+from aerogram.core.handshake import ClientHandshake, ClientSecurity, ServerSecurity
+from aerogram.core.keys import Aead, Identity
+from aerogram.core.noise import HandshakeState
+from aerogram.core.wire import Mode
+from aerogram.errors import DecodeError
+
+CLIENT, SERVER = ("192.0.2.1", 1), ("192.0.2.2", 2)
+SERVER_IDENTITY = Identity.from_private_bytes(bytes(range(32)))
+CLIENT_IDENTITY = Identity.from_private_bytes(bytes(range(32, 64)))
+PSK = bytes(range(64, 96))
+SECURITY = {
+    Mode.INSECURE: ClientSecurity(Mode.INSECURE),
+    Mode.PSK: ClientSecurity(Mode.PSK, psk=PSK),
+    Mode.PINNED: ClientSecurity(
+        Mode.PINNED, identity=CLIENT_IDENTITY, server_key=SERVER_IDENTITY.public_bytes
+    ),
+}
+
+
+class Pair:
+    """A client and a server endpoint with a perfect wire and a clock of their own."""
+
+    def __init__(self, mode: Mode) -> None:
+        rng = random.Random(1)
+        security = ServerSecurity(SERVER_IDENTITY, psk=PSK, insecure=True)
+        self.now = 0.0
+        self.client = Endpoint(Config(), random_bytes=rng.randbytes, specs={})
+        self.server = Endpoint(Config(), random_bytes=rng.randbytes, specs={}, security=security)
+        self.first_bytes: list[int] = []
+        self.handshake = self.client.connect(SERVER, SECURITY[mode], self.now, 5.0)
+
+    def step(self) -> None:
+        self.now += 0.01
+        for endpoint in (self.client, self.server):
+            endpoint.handle_timeout(self.now)
+        ways = ((self.client, self.server, CLIENT), (self.server, self.client, SERVER))
+        for sender, receiver, address in ways:
+            for transmit in sender.poll_transmit(self.now):
+                for packet in transmit.packets:
+                    self.first_bytes.append(packet[0])
+                    receiver.receive_datagram(bytes(packet), address, self.now)
+
+
+@pytest.mark.parametrize("mode", [*Mode])
+def test_both_sides_open_one_session(mode: Mode) -> None:
+    pair = Pair(mode)
+    for _ in range(5):
+        pair.step()
+    opened = (pair.client.poll_event(), pair.server.poll_event())
+    assert all(isinstance(event, SessionOpened) for event in opened)
+    [at_client], [at_server] = pair.client.connections, pair.server.connections
+    pinned = mode is Mode.PINNED
+    assert at_client.peer_key == (SERVER_IDENTITY.public_bytes if pinned else None)
+    assert at_server.peer_key == (CLIENT_IDENTITY.public_bytes if pinned else None)
+
+
+def test_a_session_changes_its_keys_while_it_lasts() -> None:
+    pair = Pair(Mode.PINNED)
+    for _ in range(5):
+        pair.step()
+    [at_client], [at_server] = pair.client.connections, pair.server.connections
+    for connection in (at_client, at_server):
+        protection = connection._sender.protection
+        protection._rekey_packets = 3
+        protection._rekey_at = connection._sender.next_number + 3
+    pair.first_bytes.clear()
+    for _ in range(60):
+        at_client.ping()
+        pair.step()
+    phases = [byte & 1 for byte in pair.first_bytes if byte & 0xFE == wire.DATA]
+    changes = sum(1 for before, after in pairwise(phases) if before != after)
+    assert changes > 10
+    assert pair.client.stats.dropped_unauthentic == pair.server.stats.dropped_unauthentic == 0
+
+
+def answer_with(handshake: ClientHandshake, mode: Mode, aead: int) -> wire.Resp:
+    """The RESP of a server that holds every key and names this AEAD."""
+    parameters = handshakes.local_parameters(Config(), Aead.NONE)
+    parameters.aead = aead
+    parameters.connection_id = bytes(8)
+    init = wire.decode_handshake_untrusted(handshake.init(0.0))
+    assert isinstance(init, wire.Init)
+    if mode is Mode.INSECURE:
+        return wire.Resp(init.client_cid, parameters.encode())
+    noise = HandshakeState(
+        handshakes._protocol_name(mode),
+        initiator=False,
+        prologue=handshakes._prologue(mode, init.client_cid),
+        ephemeral_private=bytes(range(32)),
+        static=SERVER_IDENTITY.static,
+        psk=PSK,
+    )
+    noise.read_message(init.noise)
+    return wire.Resp(init.client_cid, noise.write_message(parameters.encode()))
+
+
+@pytest.mark.parametrize("mode", [*Mode])
+def test_a_server_cannot_choose_an_aead_that_changes_the_bargain(mode: Mode) -> None:
+    secret = (Aead.AES_256_GCM, Aead.CHACHA20_POLY1305)
+    allowed = {int(Aead.NONE)} if mode is Mode.INSECURE else set(map(int, secret))
+    handshake = Pair(mode).handshake
+    for aead in (0, 1, 2, 3, 99):
+        answer = answer_with(handshake, mode, aead)
+        if aead in allowed:
+            assert handshake.respond(answer).remote_cid == bytes(8)
+            continue
+        with pytest.raises(DecodeError, match="AEAD"):
+            handshake.respond(answer)
