@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgpack
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +43,7 @@ class Anything(Message, tag=7):
 
 
 class Tree(Message, tag=8):
-    children: list[Tree] = []
+    children: list[Tree] = msgspec.field(default_factory=list)
 
 
 class Quote(Request[Move], tag=1):
@@ -163,7 +164,7 @@ def versions() -> tuple[type[Any], type[Any]]:
     class Newer(Message, tag=9):
         name: str
         age: int = 18
-        tags: list[str] = []
+        tags: list[str] = msgspec.field(default_factory=list)
 
     return Older, Newer
 

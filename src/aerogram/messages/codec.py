@@ -6,6 +6,7 @@ nesting is bounded before anything is built. The fields of a message are an arra
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final, cast, get_origin
 
 import msgspec
@@ -34,19 +35,20 @@ _decoders: Final[dict[Any, Decoder]] = {}
 
 def encode(message: object) -> bytes:
     """The payload of a message or plain value. Raises `InvalidMessage`."""
-    head = _heads.get(type(message))
+    kind = type(message)
+    head = _heads.get(kind)
     if head is None:
+        if kind is bytes:
+            return BYTES_HEAD + cast("bytes", message)
         return _encode_rarer(message)
     try:
         return head + _encode_fields(message)
     except Exception as error:  # whatever a field's own code raises
-        raise _unencodable(type(message).__name__, error) from error
+        raise _unencodable(kind.__name__, error) from error
 
 
 def _encode_rarer(message: object) -> bytes:
     kind = type(message)
-    if kind is bytes:
-        return BYTES_HEAD + cast("bytes", message)
     plain_kind = PLAIN_KINDS.get(kind)
     if plain_kind is not None:
         return bytes([plain_kind]) + plain.encode(message)
@@ -62,7 +64,7 @@ def encode_typed(message: Message) -> bytes:
         head = _head(kind)
         payload = head + _encode_fields(message)
         if _is_open(kind):
-            plain.check(payload, len(head), extensions=True)
+            plain.check(payload, len(head))
         elif not isinstance(message, Request):
             _heads[kind] = head
     except Exception as error:  # whatever a field's own code raises
@@ -70,6 +72,7 @@ def encode_typed(message: Message) -> bytes:
     return payload
 
 
+@cache
 def _head(kind: type[Any]) -> bytes:
     key = type_key(kind)
     return bytes([key]) if isinstance(key, int) else key
@@ -102,13 +105,14 @@ def decoder_for(kind: type[Any]) -> Decoder:
 def _typed_decoder(kind: type[Any]) -> Decoder:
     """For a message class, and for a plain type that says what is in it, as `list[int]`."""
     name = kind.__name__
-    skip, is_open = len(_head(get_origin(kind) or kind)), _is_open(kind)
+    outer: Any = get_origin(kind) or kind
+    skip, is_open = len(_head(outer)), _is_open(cast("Any", kind))
     decode_fields = msgspec.msgpack.Decoder(kind).decode
 
     def decode(payload: bytes) -> Any:
         try:
             if is_open:
-                plain.check(payload, skip, extensions=True)
+                plain.check(payload, skip)
             return decode_fields(payload[skip:])
         except Exception as error:  # also RecursionError, and what a `__post_init__` raises
             raise _undecodable(name, error) from error
@@ -136,6 +140,7 @@ def _undecodable(name: str, error: Exception) -> DecodeError:
     return DecodeError(f"{name}: {error if told else type(error).__name__}")
 
 
+@cache
 def _is_open(kind: type[Any]) -> bool:
     """True if a field may nest deeper than its annotation says: it is `Any`, or recursive."""
     return _nests(msgspec.inspect.type_info(kind), ())

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any, Final, cast
 
 import msgpack  # type: ignore[import-untyped]
+import msgspec
 
 from aerogram.config import Config
 from aerogram.errors import DecodeError, InvalidMessage
@@ -21,7 +22,7 @@ ITEMS_MAX: Final = Config().decode_items
 _SCALARS: Final = frozenset({bytes, str, int, float, bool, type(None)})
 _SCALAR_BASES: Final = (bytes, bytearray, memoryview, str, int, float)
 
-_pack: Any = cast("Any", msgpack).packb
+_pack: Final = msgspec.msgpack.Encoder().encode
 _unpack: Any = cast("Any", msgpack).unpackb
 
 
@@ -37,18 +38,19 @@ def encode(value: object) -> bytes:
     if type(value) not in _SCALARS:
         _check_value(value, 0, ITEMS_MAX)
     try:
-        return cast("bytes", _pack(value))
-    except (ValueError, TypeError, OverflowError, MemoryError) as error:
+        return _pack(value)
+    except Exception as error:  # a scalar out of range, or a scalar's subclass
         raise InvalidMessage(f"{type(value).__name__} cannot be sent: {error}") from error
 
 
 def _check_value(value: Any, depth: int, room: int) -> int:
     """Check what is inside; `room` is for how many more items. Return what is left of it."""
-    kind: Any = type(value)
+    kind = value.__class__
     if issubclass(kind, dict):
-        _check_keys(value)
+        if not _SCALARS.issuperset(map(type, value)):
+            _check_keys(value)
         return _check_items(value.values(), depth, room - 2 * len(value))
-    if issubclass(kind, list | tuple):
+    if kind is tuple or issubclass(kind, list):
         return _check_items(value, depth, room - len(value))
     if value is None or issubclass(kind, _SCALAR_BASES):
         return room
@@ -61,15 +63,15 @@ def _check_items(items: Iterable[Any], depth: int, room: int) -> int:
         raise InvalidMessage(f"a value nests {DEPTH_MAX} deep at most, and does not contain itself")
     if room < 0:
         raise InvalidMessage(f"a value has {ITEMS_MAX} items at most; keys count too")
-    if not set(map(type, items)) <= _SCALARS:
+    if not _SCALARS.issuperset(map(type, items)):
         for item in items:
             room = _check_value(item, depth + 1, room)
     return room
 
 
 def _check_keys(keys: Iterable[Any]) -> None:
-    for kind in set(map(type, keys)) - _SCALARS:
-        if not issubclass(kind, _SCALAR_BASES):
+    for kind in map(type, keys):
+        if kind not in _SCALARS and not issubclass(kind, _SCALAR_BASES):
             raise InvalidMessage(f"{kind.__name__} cannot be the key of a dict that is sent")
 
 
@@ -77,9 +79,7 @@ def _check_keys(keys: Iterable[Any]) -> None:
 
 _HEADS: Final = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 """First bytes of arrays and maps."""
-_EXTENSION_HEADS: Final = bytes([0xC7, 0xC8, 0xC9, *range(0xD4, 0xD9)])
 _NO_HEADS: Final = bytes(set(range(256)) - set(_HEADS))
-_NO_HEADS_OR_EXTENSIONS: Final = bytes(set(_NO_HEADS) - set(_EXTENSION_HEADS))
 
 _FIXED_BYTES: Final = {
     0xC0: 1,
@@ -124,24 +124,33 @@ def decode(payload: bytes, position: int) -> Any:
     """The value whose msgpack begins at `position` and ends the payload. Raises `DecodeError`."""
     check(payload, position)
     try:
-        return _unpack(payload[position:], strict_map_key=False)
+        return _unpack(
+            payload[position:], strict_map_key=False, max_ext_len=0, ext_hook=_refuse_extension
+        )
     except Exception as error:  # an unhashable key, invalid UTF-8, bytes left over
         raise DecodeError(f"not a plain value: {str(error) or type(error).__name__}") from error
 
 
-def check(payload: bytes, position: int, *, extensions: bool = False) -> None:
-    """Refuse nesting and counts beyond the limits, and extension types unless they may be.
+def _refuse_extension(code: int, data: bytes) -> None:
+    raise DecodeError(f"extension type {code} with {len(data)} bytes is not a plain value")
 
-    Raises `DecodeError`. What has no more than `DEPTH_MAX` bytes that could begin a container can
-    nest no deeper, and no more bytes than `ITEMS_MAX` no more items: most payloads are done then.
+
+def check(payload: bytes, position: int) -> None:
+    """Refuse nesting and counts beyond the limits. Raises `DecodeError`.
+
+    What has no more than `DEPTH_MAX` bytes that could begin a container nests no deeper, and what
+    has no more than `ITEMS_MAX` bytes has no more items: most payloads are done with that. The
+    decoder allocates an array by the count that it announces, but refuses one above the payload's
+    size: what passes here takes 16 MiB for a moment at most.
     """
-    suspects = payload.translate(None, _NO_HEADS if extensions else _NO_HEADS_OR_EXTENSIONS)
-    few = len(suspects) <= DEPTH_MAX and len(payload) <= ITEMS_MAX
-    if not few or not (extensions or not suspects.translate(None, _HEADS)):
-        _scan(payload, position, extensions)
+    size = len(payload)
+    if size > DEPTH_MAX and (
+        size > ITEMS_MAX or len(payload.translate(None, _NO_HEADS)) > DEPTH_MAX
+    ):
+        _scan(payload, position)
 
 
-def _scan(payload: bytes, position: int, extensions: bool) -> None:
+def _scan(payload: bytes, position: int) -> None:
     """Walk over the items without building them. What is cut short is the decoder's to refuse."""
     room, end = ITEMS_MAX, len(payload)
     pending = [1]
@@ -156,7 +165,7 @@ def _scan(payload: bytes, position: int, extensions: bool) -> None:
         if head < 0x80 or head >= 0xE0:
             position += 1
             continue
-        count, position = _step(payload, position, head, extensions)
+        count, position = _step(payload, position, head)
         if count < 0:
             continue
         room -= count
@@ -167,7 +176,7 @@ def _scan(payload: bytes, position: int, extensions: bool) -> None:
         pending.append(count)
 
 
-def _step(payload: bytes, position: int, head: int, extensions: bool) -> tuple[int, int]:
+def _step(payload: bytes, position: int, head: int) -> tuple[int, int]:
     """How many items are inside the one at `position`, -1 for a scalar, and where the next is."""
     if head < 0x90:
         return 2 * (head & 15), position + 1
@@ -175,8 +184,6 @@ def _step(payload: bytes, position: int, head: int, extensions: bool) -> tuple[i
         return head & 15, position + 1
     if head < 0xC0:
         return -1, position + 1 + (head & 31)
-    if head in _EXTENSION_HEADS and not extensions:
-        raise DecodeError("extension types are not plain values")
     if head in _FIXED_BYTES:
         return -1, position + _FIXED_BYTES[head]
     width = _LENGTH_BYTES.get(head)
