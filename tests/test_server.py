@@ -174,9 +174,27 @@ def test_a_bad_address_raises_before_anything_is_opened(address: str) -> None:
 
 
 BAD_HOSTS: list[object] = [
-    None, 7, b"127.0.0.1", "", " ", "a b", "x" * 300, "ex ample.com", "127.0.0.1\x00",
-    "http://x", "-..-", ("127.0.0.1",), ["127.0.0.1"], 1.5, "256.1.1.1 ", "[::1]", "host:9", "\ud800", "a..b", {},
-]  # fmt: skip
+    None,
+    7,
+    b"127.0.0.1",
+    "",
+    " ",
+    "a b",
+    "x" * 300,
+    "ex ample.com",
+    "127.0.0.1\x00",
+    "http://x",
+    "-..-",
+    ("127.0.0.1",),
+    ["127.0.0.1"],
+    1.5,
+    "256.1.1.1 ",
+    "[::1]",
+    "host:9",
+    "\ud800",
+    "a..b",
+    {},
+]
 BAD_PORTS: list[object] = [-1, 0, 65536, 70000, 1 << 40, "9000", 9.5, True, b"1", (1,)]
 
 
