@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol, cast, runtime_checkable
 
 from aerogram.config import Config
 from aerogram.io.sockets import Address
@@ -147,9 +147,9 @@ class PacketProtocol(asyncio.DatagramProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start to use `transport`."""
-        assert isinstance(transport, asyncio.DatagramTransport)
         self._loop = asyncio.get_running_loop()
-        self._transport = transport
+        # Those of uvloop, and of asyncio before Python 3.12, are no instances of the class.
+        self._transport = cast("asyncio.DatagramTransport", transport)
         if isinstance(transport, SendsRuns):
             self._run_transport = transport
         self._held_bytes = getattr(transport, "get_write_buffer_size", _nothing_held)
