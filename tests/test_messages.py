@@ -246,16 +246,17 @@ def test_a_bad_delivery_is_refused_at_the_class(bad: Any) -> None:
 
 
 def test_what_all_messages_share_cannot_be_changed() -> None:
-    with pytest.raises(TypeError, match="Bad: a message takes no array_like="):
+    with pytest.raises(TypeError, match="array_like"):
 
         class Bad(Message, array_like=False):  # type: ignore[call-arg]
             pass
 
-    class Fine(Message, frozen=True, order=True):
+    class Fine(Message, kw_only=True, order=True):
         x: int
 
-    assert Fine(1) < Fine(2)
-    assert hash(Fine(1)) == hash(Fine(1))
+    assert Fine(x=1) < Fine(x=2)
+    with pytest.raises(TypeError):
+        Fine(1)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("answer", [set, object, "Move", list | set, tuple[int]])

@@ -45,22 +45,28 @@ class _MessageMeta(msgspec.StructMeta):
         *,
         tag: int | str | None = None,
         delivery: Delivery | None = None,
-        **options: Any,
+        eq: bool = True,
+        kw_only: bool = False,
+        order: bool = False,
     ) -> _MessageMeta:
         own_tag = _checked_tag(name, name if tag is None else tag)
         if delivery is not None:
             _check_delivery(name, delivery)
-        unknown = options.keys() - _CLASS_OPTIONS
-        if unknown:
-            raise TypeError(f"{name}: a message takes no {min(unknown)}=")
-        cls = super().__new__(mcls, name, bases, namespace, array_like=True, gc=False, **options)
+        cls = super().__new__(
+            mcls,
+            name,
+            bases,
+            namespace,
+            array_like=True,
+            gc=False,
+            eq=eq,
+            kw_only=kw_only,
+            order=order,
+        )
         cls.__aerogram_tag__ = own_tag
         if delivery is not None or "__aerogram_delivery__" not in dir(cls):
             cls.__aerogram_delivery__ = delivery
         return cls
-
-
-_CLASS_OPTIONS: Final = frozenset({"eq", "frozen", "kw_only", "order"})
 
 
 def _checked_tag(name: str, tag: object) -> int | str:
@@ -86,24 +92,11 @@ class Message(msgspec.Struct, metaclass=_MessageMeta):
 
     `tag` tells a class from others on the wire: 0 to `TAG_MAX` takes one byte; without it, it is
     the class's name. `delivery` gives the class a channel of its own; subclasses inherit it.
-    Further keywords: `eq`, `frozen`, `kw_only`, `order`, as in `dataclass`.
+    Further keywords: `eq`, `kw_only`, `order`, as in `dataclass`.
     Fields are what msgspec takes, checked on arrival. Raises `TypeError` or `ValueError` at the
     class statement for a tag or delivery that is none. An instance that reaches itself through its
     fields is never collected.
     """
-
-    if TYPE_CHECKING:
-
-        def __init_subclass__(
-            cls,
-            *,
-            tag: int | str | None = None,
-            delivery: Delivery | None = None,
-            eq: bool = True,
-            frozen: bool = False,
-            kw_only: bool = False,
-            order: bool = False,
-        ) -> None: ...
 
 
 class Request(Message, Generic[AnswerT]):

@@ -81,42 +81,24 @@ _HEADS: Final = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 """First bytes of arrays and maps."""
 _NO_HEADS: Final = bytes(set(range(256)) - set(_HEADS))
 
-_FIXED_BYTES: Final = {
-    0xC0: 1,
-    0xC2: 1,
-    0xC3: 1,
-    0xCA: 5,
-    0xCB: 9,
-    0xCC: 2,
-    0xCD: 3,
-    0xCE: 5,
-    0xCF: 9,
-    0xD0: 2,
-    0xD1: 3,
-    0xD2: 5,
-    0xD3: 9,
-    0xD4: 3,
-    0xD5: 4,
-    0xD6: 6,
-    0xD7: 10,
-    0xD8: 18,
-}
-"""Bytes of an item by its first byte."""
-_LENGTH_BYTES: Final = {
-    0xC4: 1,
-    0xC5: 2,
-    0xC6: 4,
-    0xC7: 1,
-    0xC8: 2,
-    0xC9: 4,
-    0xD9: 1,
-    0xDA: 2,
-    0xDB: 4,
-    0xDC: 2,
-    0xDD: 4,
-    0xDE: 2,
-    0xDF: 4,
-}
+
+def _scalar_sizes() -> bytes:
+    """Bytes of a scalar by its first byte; 0 if there is more to look at."""
+    sizes = bytearray(256)
+    sizes[:0x80] = b"\x01" * 0x80
+    sizes[0xA0:0xC0] = range(1, 33)
+    sizes[0xE0:] = b"\x01" * 32
+    sizes[0xC0], sizes[0xC2], sizes[0xC3] = 1, 1, 1
+    sizes[0xCA:0xD4] = (5, 9, 2, 3, 5, 9, 2, 3, 5, 9)
+    sizes[0xD4:0xD9] = (3, 4, 6, 10, 18)
+    return bytes(sizes)
+
+
+_SCALAR_SIZES: Final = _scalar_sizes()
+_BINARY_AND_EXTENSIONS: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4}
+_STRINGS: Final = {0xD9: 1, 0xDA: 2, 0xDB: 4}
+_ARRAYS_AND_MAPS: Final = {0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}
+_LENGTH_BYTES: Final = _BINARY_AND_EXTENSIONS | _STRINGS | _ARRAYS_AND_MAPS
 """Bytes of the length, or of the count of items, that follows the first byte."""
 
 
@@ -152,40 +134,39 @@ def check(payload: bytes, position: int) -> None:
 
 def _scan(payload: bytes, position: int) -> None:
     """Walk over the items without building them. What is cut short is the decoder's to refuse."""
-    room, end = ITEMS_MAX, len(payload)
-    pending = [1]
-    while pending:
-        if not pending[-1]:
-            pending.pop()
+    room, end, sizes = ITEMS_MAX, len(payload), _SCALAR_SIZES
+    around: list[int] = []
+    left = 1
+    while position < end:
+        if left == 0:
+            if not around:
+                return
+            left = around.pop()
             continue
-        if position >= end:
-            return
-        pending[-1] -= 1
-        head = payload[position]
-        if head < 0x80 or head >= 0xE0:
-            position += 1
+        left -= 1
+        size = sizes[payload[position]]
+        if size:
+            position += size
             continue
-        count, position = _step(payload, position, head)
+        count, position = _step(payload, position)
         if count < 0:
             continue
         room -= count
         if room < 0:
             raise DecodeError(f"more than {ITEMS_MAX} items")
-        if len(pending) > DEPTH_MAX:
+        if len(around) >= DEPTH_MAX:
             raise DecodeError(f"nested more than {DEPTH_MAX} deep")
-        pending.append(count)
+        around.append(left)
+        left = count
 
 
-def _step(payload: bytes, position: int, head: int) -> tuple[int, int]:
+def _step(payload: bytes, position: int) -> tuple[int, int]:
     """How many items are inside the one at `position`, -1 for a scalar, and where the next is."""
+    head = payload[position]
     if head < 0x90:
         return 2 * (head & 15), position + 1
     if head < 0xA0:
         return head & 15, position + 1
-    if head < 0xC0:
-        return -1, position + 1 + (head & 31)
-    if head in _FIXED_BYTES:
-        return -1, position + _FIXED_BYTES[head]
     width = _LENGTH_BYTES.get(head)
     if width is None:
         raise DecodeError("0xc1 begins no value")
