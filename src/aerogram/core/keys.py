@@ -37,6 +37,7 @@ USED_TOKENS_LIMIT: Final = 4096
 """Tokens remembered as used, per key. Beyond, a token may serve twice, still from its address."""
 
 _HEADER: Final = struct.Struct(f">B{CID_BYTES}sQ")
+_NUMBER: Final = struct.Struct(">Q")
 _NUMBER_AT: Final = 1 + CID_BYTES
 _NONCE_PREFIX: Final = bytes(4)
 _CHECKSUM_BYTES: Final = 4
@@ -228,7 +229,7 @@ class PacketProtection:
         if len(packet) < self._smallest_bytes:
             raise CryptoError("the packet is too short")
         nonce = packet[_NUMBER_AT:DATA_HEADER_BYTES]
-        number = int.from_bytes(nonce, "big")
+        number: int = _NUMBER.unpack(nonce)[0]
         if number >= PACKETS_LIMIT:
             raise CryptoError("no packet has this number")
         is_other_phase = packet[0] & 1 != self._receive_bit

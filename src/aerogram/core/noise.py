@@ -199,10 +199,10 @@ class HandshakeState:
         "_initiator",
         "_messages",
         "_pattern",
+        "_protocol_name",
         "_psk",
         "_remote_ephemeral",
         "_static",
-        "_suite",
         "_symmetric",
         "remote_static",
     )
@@ -213,14 +213,17 @@ class HandshakeState:
         *,
         initiator: bool,
         prologue: bytes,
-        ephemeral_private: bytes,
+        ephemeral_private: bytes | KeyPair,
         static: KeyPair | None = None,
         remote_static: bytes | None = None,
         psk: bytes | None = None,
     ) -> None:
-        self._pattern, self._suite = _parse(protocol_name)
+        self._pattern, cipher, hash_name = _parse(protocol_name)
+        self._protocol_name = protocol_name
         self._initiator = initiator
-        self._ephemeral = KeyPair(ephemeral_private)
+        if isinstance(ephemeral_private, bytes):
+            ephemeral_private = KeyPair(ephemeral_private)
+        self._ephemeral = ephemeral_private
         self._static = static
         self._psk = psk
         self._remote_ephemeral = b""
@@ -229,7 +232,7 @@ class HandshakeState:
         """The peer's static key: given, or received and then proven to be the peer's."""
         self._messages = 0
         self._check_keys()
-        self._symmetric = SymmetricState(*self._suite)
+        self._symmetric = SymmetricState(protocol_name.encode(), cipher, hash_name)
         self._symmetric.mix_hash(prologue)
         if self._pattern.knows_responder:
             key = self.remote_static if initiator else self._own_static().public_bytes
@@ -251,14 +254,18 @@ class HandshakeState:
 
         Never write different payloads from two copies: their nonces would be the same.
         """
-        result = HandshakeState.__new__(HandshakeState)
-        result._pattern, result._suite = self._pattern, self._suite
-        result._initiator = self._initiator
-        result._ephemeral, result._static, result._psk = self._ephemeral, self._static, self._psk
-        result._remote_ephemeral = self._remote_ephemeral
+        result = HandshakeState(
+            self._protocol_name,
+            initiator=self._initiator,
+            prologue=b"",
+            ephemeral_private=self._ephemeral,
+            static=self._static,
+            remote_static=self.remote_static,
+            psk=self._psk,
+        )
         result.remote_static = self.remote_static
+        result._remote_ephemeral = self._remote_ephemeral
         result._messages = self._messages
-        result._symmetric = SymmetricState(*self._suite)
         result._symmetric.copy_from(self._symmetric)
         return result
 
@@ -350,11 +357,11 @@ def _piece(message: bytes, at: int, size: int) -> bytes:
     return piece
 
 
-def _parse(protocol_name: str) -> tuple[Pattern, tuple[bytes, str, str]]:
-    """Noise §8: `Noise_<pattern>_25519_<cipher>_<hash>`."""
+def _parse(protocol_name: str) -> tuple[Pattern, str, str]:
+    """The pattern, cipher and hash of `Noise_<pattern>_25519_<cipher>_<hash>` (Noise §8)."""
     parts = protocol_name.split("_")
     if len(parts) == 5 and parts[0] == "Noise" and parts[2] == "25519":
         _, name, _, cipher, hash_name = parts
         if name in PATTERNS and cipher in ("ChaChaPoly", "AESGCM") and hash_name in HASHES:
-            return PATTERNS[name], (protocol_name.encode(), cipher, hash_name)
+            return PATTERNS[name], cipher, hash_name
     raise ValueError(f"no such handshake here: {protocol_name!r}")
