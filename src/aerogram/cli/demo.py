@@ -14,14 +14,13 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from aerogram import App, Message, Request, Server, Session, connect, serve
+from aerogram.address import parse_server_address
 from aerogram.cli.common import add_loop_option, run_async
-
-if TYPE_CHECKING:
-    from aerogram import App, Server, Session
-    from aerogram.lab.link import Link
-    from aerogram.lab.proxy import FaultProxy
+from aerogram.lab.link import Link
+from aerogram.lab.proxy import FaultProxy
 
 NAMES: Final = ("ada", "ben", "cleo", "dan", "eve", "finn", "gus", "hana")
 SHOWN_LINES: Final = 6
@@ -51,8 +50,6 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo and print what came of it."""
-    from aerogram.lab.link import Link
-
     if not 2 <= options.clients <= 64 or options.messages < 1:
         print("aerogram demo: a chat takes 2 to 64 clients and a message", file=sys.stderr)
         return 2
@@ -68,6 +65,20 @@ def run(options: argparse.Namespace) -> int:
         print(f"aerogram demo: {error}", file=sys.stderr)
         return 2
     return run_async(_demo(options, link), options.loop)
+
+
+class Join(Request[int]):
+    """Enter the room; the answer is how many are in it."""
+
+    name: str
+
+
+class Line(Message):
+    """Something said."""
+
+    author: str
+    number: int
+    text: str
 
 
 @dataclass(slots=True)
@@ -143,9 +154,6 @@ class Chat:
 
     async def run(self, link: Link, seed: int) -> Outcome:
         """Open everything, let all talk, and count."""
-        from aerogram import connect, serve
-        from aerogram.lab.proxy import FaultProxy
-
         started = time.perf_counter()
         async with (
             serve(_chat_app()) as server,
@@ -171,9 +179,7 @@ class Chat:
 
     async def _talk(self, sessions: list[Session[Any]], proxy: FaultProxy) -> None:
         for session, name in zip(sessions, self._names, strict=True):
-            await session.emit("join", name)
-        for session in sessions:
-            await session.deliver("ready")
+            await session.request(Join(name), timeout=PATIENCE_SECONDS)
         async with asyncio.TaskGroup() as talking:
             for session, name in zip(sessions, self._names, strict=True):
                 talking.create_task(self._talk_as(session, name))
@@ -185,7 +191,7 @@ class Chat:
 
     async def _talk_as(self, session: Session[Any], name: str) -> None:
         for number in range(1, self._messages + 1):
-            await session.emit("line", [name, number, f"line {number} of {name}"])
+            await session.send(Line(name, number, f"line {number} of {name}"))
             if number % 64 == 0:
                 await asyncio.sleep(0)
 
@@ -203,17 +209,14 @@ class Chat:
         return sum(hearer.heard for hearer in self._hearers)
 
     def _client_app(self, hearer: Hearer) -> App[None, None]:
-        from aerogram import App
-
         app = App()
 
-        @app.on("line")
-        async def hear(session: Session[None], line: Any) -> None:
-            author, number, text = line
-            hearer.hear(author, number)
+        @app.on(Line)
+        async def hear(session: Session[None], line: Line) -> None:
+            hearer.hear(line.author, line.number)
             if self._shown < SHOWN_LINES and hearer is self._hearers[0]:
                 self._shown += 1
-                self._say(f"  {hearer.name} hears {author}: {text}")
+                self._say(f"  {hearer.name} hears {line.author}: {line.text}")
             self._changed.set()
 
         return app
@@ -268,24 +271,19 @@ class Chat:
         )
 
 
-def _chat_app() -> App[None, str]:
+def _chat_app() -> App[None, None]:
     """The server: a room, and lines that are passed on to all others in it."""
-    from aerogram import App
+    app = App()
+    room = app.group("room")
 
-    app = App(session_state=str)
+    @app.answers(Join)
+    async def join(session: Session[None], wish: Join) -> int:
+        room.add(session)
+        return len(room)
 
-    @app.on("join")
-    async def join(session: Session[str], name: object) -> None:
-        session.state = str(name)
-        app.group("room").add(session)
-
-    @app.on(str)
-    async def ready(session: Session[str], text: str) -> None:
-        """A client asks only to know that everything before this has arrived."""
-
-    @app.on("line")
-    async def line(session: Session[str], said: object) -> None:
-        await app.group("room").emit("line", said, exclude=session)
+    @app.on(Line)
+    async def line(session: Session[None], said: Line) -> None:
+        await room.send(said, exclude=session)
 
     return app
 
@@ -299,8 +297,6 @@ async def _settle(sessions: list[Session[Any]]) -> None:
 
 
 def _key_of(server: Server) -> bytes | None:
-    from aerogram.address import parse_server_address
-
     return parse_server_address(server.address).key
 
 

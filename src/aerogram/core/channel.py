@@ -202,7 +202,7 @@ class ReceiveChannel:
     def run_arrived(self, first: int, payloads: list[bytes]) -> tuple[list[Run], int]:
         """Take a run of whole messages; return what is handed over and the count of duplicates."""
         received = self.received
-        if self.in_order is None or len(received) > 1 or received.contiguous != first:
+        if self.in_order is None or not received.ends_at(first - 1):
             return self._one_by_one(first, payloads)
         received.add(first, first + len(payloads) - 1)
         self.in_order.advance(len(payloads))

@@ -31,10 +31,11 @@ class RangeSet:
         """The largest number, or -1 if the set is empty."""
         return self._highs[-1] if self._highs else -1
 
-    @property
-    def contiguous(self) -> int:
-        """The count of numbers from 0 on without a gap."""
-        return self._highs[0] + 1 if self._lows and self._lows[0] == 0 else 0
+    def ends_at(self, number: int) -> bool:
+        """True if the set is all numbers from 0 to `number`, and no others; -1 is none at all."""
+        if not self._highs:
+            return number == -1
+        return self._highs[0] == number and self._lows[0] == 0 and len(self._highs) == 1
 
     def descending(self) -> list[tuple[int, int]]:
         """The ranges as (low, high), the largest first."""
