@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -371,6 +372,24 @@ async def test_a_client_with_datagrams_in_flight_does_not_expire() -> None:
         await server.has(1)
         assert proxy.stats.there.lost == {}
         await until(lambda: proxy.stats.clients_expired == 1)
+
+
+async def test_a_client_for_whom_there_is_no_socket_gets_one_when_it_tries_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with path(lambda data: data) as (client, proxy, _):
+
+        async def refuse(*args: Any, **options: Any) -> Any:
+            raise OSError(errno.EMFILE, "too many open files")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(proxy._network, "create_datagram_endpoint", refuse)
+            client.send(b"lost", proxy.address)
+            await until(lambda: proxy.stats.there.lost == {"unsent": 1})
+        assert (proxy.stats.errors, proxy.clients) == (1, ())
+        client.send(b"passes", proxy.address)
+        assert await client.has(1) == [b"passes"]
+        assert_balanced(proxy.stats.there)
 
 
 async def test_too_many_datagrams_in_flight_are_lost_and_counted() -> None:

@@ -219,7 +219,8 @@ class FaultProxy:
             await self._connect(client)
         except OSError:
             self.stats.errors += 1
-            self._forget(client)
+            if self._clients.get(client.address) is client:
+                self._forget(client)
         self._ready[client.there] = None
         self._flush()
 
