@@ -21,7 +21,7 @@ class DirectionStats:
     forwarded: int = 0
     """Given to the system for sending."""
     in_flight: int = 0
-    lost: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict[str, int])
     """By reason: those of `aerogram.lab.link.Copy`, `partition`, `overload` (too many in flight),
     `unsent` (the system refused it, or its socket is gone), `clients` (no room for one more client)
     and `closed`."""
