@@ -137,9 +137,10 @@ __all__ = [
 
 PACKET_UNITS_LIMIT: Final = 256
 """Bounds the work that the frames of one packet make. A message is one unit, PADDING none."""
-FRAME_UNITS: Final = 8
+FRAME_UNITS: Final = 10
 """What any other frame is by itself. PINGs in a row are one frame."""
-ACK_RANGE_UNITS: Final = 2
+ACK_UNIT_BYTES: Final = 2
+"""So many bytes of an ACK frame are one unit more."""
 ACK_RANGES_LIMIT: Final = 64
 PARAMETERS_LIMIT: Final = 64
 """Transport parameters in one list, known or not."""
@@ -304,8 +305,9 @@ def decode_frames_untrusted(data: bytes) -> list[Frame]:
                 frame, position = _decode_messages(data, position + 1, units)
                 units -= len(frame.payloads)
             elif kind == FRAME_ACK:
-                frame, position = _decode_ack(data, position + 1, units)
-                units -= ACK_RANGE_UNITS * len(frame.ranges)
+                start = position
+                frame, position = _decode_ack(data, position + 1)
+                units -= (position - start) // ACK_UNIT_BYTES
             elif kind == FRAME_PING:
                 frame = Ping()
                 position = length - len(data[position:].lstrip(PING))
@@ -317,6 +319,8 @@ def decode_frames_untrusted(data: bytes) -> list[Frame]:
             frames.append(frame)
     except _CUT_OFF:
         raise DecodeError("a frame is cut off") from None
+    if units < 0:
+        raise DecodeError("too long an ACK in a packet")
     return frames
 
 
@@ -373,12 +377,12 @@ def _read_payloads(data: bytes, position: int, count: int) -> tuple[list[bytes],
     return payloads, position
 
 
-def _decode_ack(data: bytes, position: int, limit: int) -> tuple[Ack, int]:
+def _decode_ack(data: bytes, position: int) -> tuple[Ack, int]:
     largest, position = _read_integer(data, position)
     delay, position = _read_integer(data, position)
     more, position = _read_integer(data, position)
     length, position = _read_integer(data, position)
-    if more >= ACK_RANGES_LIMIT or ACK_RANGE_UNITS * (more + 1) > limit:
+    if more >= ACK_RANGES_LIMIT:
         raise DecodeError("an ACK with too many ranges")
     low = largest - length
     ranges = [(low, largest)]
