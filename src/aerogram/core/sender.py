@@ -90,7 +90,8 @@ class Sender:
         """Channels whose queue has room again, for those who wait."""
         datagram_bytes = min(config.datagram_bytes, peer.max_datagram_bytes)
         self.payload_room = datagram_bytes - wire.DATA_HEADER_BYTES - protection.overhead_bytes
-        self.largest_whole = min(self.payload_room - HEADER_ROOM_BYTES, len(wire.LENGTH_PREFIX) - 1)
+        self.largest_whole = len(wire.LENGTH_PREFIX) - 1
+        """Larger messages go in fragments."""
         self._busy: list[SendChannel] = []
         self._expiries: list[tuple[float, int, SendChannel, Outgoing]] = []
         self._retries: list[tuple[float, int, SendChannel, Outgoing]] = []
@@ -101,6 +102,10 @@ class Sender:
     def open_channel(self, spec: ChannelSpec) -> SendChannel:
         """A new channel to the peer; it is announced with its first message."""
         channel = SendChannel(len(self.channels), spec, self.peer_window_bytes)
+        frame = wire.encode_channel(channel.identity, channel.name, channel.delivery.code)
+        # A whole message, with the two bytes of its size, has to fit beside the announcement.
+        largest = self.payload_room - HEADER_ROOM_BYTES - len(frame) - 2
+        self.largest_whole = min(self.largest_whole, largest)
         self.channels.append(channel)
         return channel
 
