@@ -11,13 +11,16 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from aerogram.config import MESSAGE_OVERHEAD_BYTES
 from aerogram.core.delivery import Delivery, HoldingOrdering, InOrder
 from aerogram.core.fragments import Reassembly
 from aerogram.core.ranges import RangeSet
 from aerogram.errors import DecodeError
+
+if TYPE_CHECKING:
+    from aerogram.core.recovery import SentPacket
 
 Run = tuple[int, list[Any], int]
 """Messages handed over together: the number of the first, the messages with numbers that follow
@@ -47,21 +50,20 @@ class ChannelSpec:
 
 
 class Outgoing:
-    """A message on its way to the peer."""
+    """A message on its way to the peer.
+
+    One is made for every message, so it holds little: what only repeated or otherwise unusual
+    messages need is in their `history`.
+    """
 
     __slots__ = (
-        "attempts",
+        "carrier",
         "deadline",
-        "ended_at",
-        "first_sent_at",
-        "in_resend",
-        "last_sent_at",
-        "last_try",
+        "history",
         "number",
         "observer",
         "outcome",
         "payload",
-        "reason",
         "record",
     )
 
@@ -69,16 +71,78 @@ class Outgoing:
         self.payload = payload
         self.deadline = deadline
         self.number = -1
-        self.attempts = 0
+        self.carrier: SentPacket | None = None
+        """The packet that carried it last."""
         self.outcome: Outcome | None = None
         self.observer: Callable[[], None] | None = None
-        self.first_sent_at = 0.0
-        self.last_sent_at = 0.0
-        self.ended_at = 0.0
-        self.in_resend = False
-        self.last_try = False
-        self.reason = ""
         self.record: OutgoingRecord | None = None
+        self.history: History | None = None
+
+    @property
+    def attempts(self) -> int:
+        """How often it has been sent."""
+        if self.history is not None:
+            return self.history.attempts
+        return 0 if self.carrier is None else 1
+
+    @property
+    def first_sent_at(self) -> float:
+        """When it first left; 0 before."""
+        if self.history is not None and self.history.attempts > 1:
+            return self.history.first_sent_at
+        return 0.0 if self.carrier is None else self.carrier.sent_at
+
+    @property
+    def last_sent_at(self) -> float:
+        """When it last left; 0 before."""
+        return 0.0 if self.carrier is None else self.carrier.sent_at
+
+    @property
+    def ended_at(self) -> float:
+        """When it got its outcome; 0 before."""
+        if self.history is not None and self.history.ended_at > 0.0:
+            return self.history.ended_at
+        return 0.0 if self.carrier is None or self.outcome is None else self.carrier.ended_at
+
+    @property
+    def reason(self) -> str:
+        """Why the peer refused it."""
+        return "" if self.history is None else self.history.reason
+
+    @property
+    def awaits_resend(self) -> bool:
+        """True while it waits in its channel to be sent again."""
+        return self.history is not None and self.history.awaits_resend
+
+    def make_history(self) -> History:
+        """Its history, which begins now if it has none."""
+        history = self.history
+        if history is None:
+            history = self.history = History()
+            history.attempts = self.attempts
+            history.first_sent_at = self.first_sent_at
+        return history
+
+
+class History:
+    """What happened to a message beyond being sent and acknowledged."""
+
+    __slots__ = (
+        "attempts",
+        "awaits_resend",
+        "ended_at",
+        "first_sent_at",
+        "is_last_try",
+        "reason",
+    )
+
+    def __init__(self) -> None:
+        self.attempts = 0
+        self.first_sent_at = 0.0
+        self.ended_at = 0.0
+        self.awaits_resend = False
+        self.is_last_try = False
+        self.reason = ""
 
 
 class OutgoingRecord:
@@ -156,6 +220,7 @@ class ReceiveChannel:
     """The receiving half: removes duplicates, restores the order, counts what credit was used."""
 
     __slots__ = (
+        "_credits_due",
         "arrived_cost",
         "consumed_cost",
         "costs",
@@ -176,7 +241,16 @@ class ReceiveChannel:
         "window",
     )
 
-    def __init__(self, identity: int, spec: ChannelSpec, window: int, *, known: bool) -> None:
+    def __init__(
+        self,
+        identity: int,
+        spec: ChannelSpec,
+        window: int,
+        credits_due: list[ReceiveChannel],
+        *,
+        known: bool,
+    ) -> None:
+        self._credits_due = credits_due
         self.identity = identity
         self.name = spec.name
         self.known = known
@@ -270,4 +344,10 @@ class ReceiveChannel:
         """Handlers are done with messages of this cost."""
         self.consumed_cost += cost
         if self.resends and 2 * (self.next_grant - self.granted_cost) >= self.window:
+            self.owe_credit()
+
+    def owe_credit(self) -> None:
+        """The sender is to be told the limit."""
+        if not self.credit_due:
             self.credit_due = True
+            self._credits_due.append(self)

@@ -180,7 +180,14 @@ class Connection:
             raise MessageTooLarge(
                 f"{len(payload)} bytes; the peer takes {sender.peer_max_record_bytes} at most"
             )
-        message = sender.send(channel, payload, deadline)
+        message = Outgoing(payload, deadline)
+        channel.queue.append(message)
+        channel.queued_bytes += len(payload)
+        self.stats.messages_sent += 1
+        if deadline is not None:
+            sender.expires(channel, message, deadline)
+        if not channel.busy:
+            sender.mark_busy(channel)
         if not self.is_dirty:
             self.touch()
         return message

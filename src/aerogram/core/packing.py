@@ -8,6 +8,7 @@ size, so that the kernel can take a whole run in one call (UDP_SEGMENT).
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from aerogram.config import MESSAGE_OVERHEAD_BYTES
@@ -31,26 +32,33 @@ class Packer:
 
     def build(self, receiver: Receiver, now: float, *, close: bytes | None = None) -> bytes | None:
         """The next packet, sealed, or None if there is nothing that may be sent now."""
-        packet = SentPacket(self._sender.next_number, now)
+        sender = self._sender
+        packet = SentPacket(sender.next_number, now)
         parts: list[bytes] = []
-        room = self._sender.payload_room
+        room = sender.payload_room
         may_send = close is None and self._window_allows()
-        wants = may_send and (self._sender.ping_due or self._sender.has_work())
+        wants = may_send and (sender.ping_due or sender.has_work())
         if receiver.ack_wanted(now) or (receiver.ack_pending and (wants or close is not None)):
-            ack = receiver.take_ack(now)
-            packet.acknowledges = receiver.largest
-            parts.append(ack)
-            room -= len(ack)
+            room -= self._put_ack(packet, parts, receiver, now)
         if close is not None:
             parts.append(close)
-            room -= len(close)
         elif may_send:
-            room = self._fill_controls(packet, parts, room, receiver)
+            if sender.controls or receiver.credits_due:
+                room = self._fill_controls(packet, parts, room, receiver)
             if wants:
-                room = self._fill_messages(packet, parts, room, now)
+                self._fill_messages(packet, parts, room)
         if not parts:
             return None
         return self._seal(packet, parts)
+
+    def _put_ack(
+        self, packet: SentPacket, parts: list[bytes], receiver: Receiver, now: float
+    ) -> int:
+        ack = receiver.take_ack(now)
+        packet.acknowledges = receiver.largest
+        packet.units += wire.FRAME_UNITS + len(ack) // wire.ACK_UNIT_BYTES
+        parts.append(ack)
+        return len(ack)
 
     def alone(self, frame: bytes) -> bytes:
         """A packet with this one frame, which is not repeated if it is lost."""
@@ -75,144 +83,166 @@ class Packer:
     def _fill_controls(
         self, packet: SentPacket, parts: list[bytes], room: int, receiver: Receiver
     ) -> int:
-        frames_left = _units_left(packet, parts) // wire.FRAME_UNITS
-        for channel in receiver.channels_with_credit():
-            if room < HEADER_ROOM_BYTES or frames_left == 0:
-                return room
-            frames_left -= 1
+        due, controls = receiver.credits_due, self._sender.controls
+        while due and room >= HEADER_ROOM_BYTES and packet.units_left >= wire.FRAME_UNITS:
+            channel = due.pop()
             frame = receiver.take_credit(channel)
             packet.credits.append(channel)
             packet.ack_eliciting = True
-            parts.append(frame)
-            room -= len(frame)
-        controls = self._sender.controls
-        while controls and len(controls[0]) <= room and frames_left > 0:
-            frames_left -= 1
+            room -= _put_frame(packet, parts, frame)
+        while controls and len(controls[0]) <= room and packet.units_left >= wire.FRAME_UNITS:
             frame = controls.popleft()
             packet.controls.append(frame)
             packet.ack_eliciting = True
-            parts.append(frame)
-            room -= len(frame)
+            room -= _put_frame(packet, parts, frame)
         return room
 
-    def _fill_messages(self, packet: SentPacket, parts: list[bytes], room: int, now: float) -> int:
-        for channel in self._sender.busy():
-            room = self._fill_channel(channel, packet, parts, room, now)
+    def _fill_messages(self, packet: SentPacket, parts: list[bytes], room: int) -> None:
+        sender = self._sender
+        for channel in sender.busy():
+            room = self._fill_channel(channel, packet, parts, room)
             if room < HEADER_ROOM_BYTES:
                 break
-        sender = self._sender
         if sender.ping_due and room > 0 and (sender.pings or not packet.ack_eliciting):
-            parts.append(wire.PING)
-            room -= len(wire.PING)
+            room -= _put_frame(packet, parts, wire.PING)
             packet.ack_eliciting = True
             packet.pings, sender.pings = sender.pings, []
-        if room > 0 and packet.ack_eliciting and self._sender.has_work() and self._window_allows():
+        if room > 0 and packet.ack_eliciting and sender.has_work() and self._window_allows():
             # Equal sizes let the kernel take the whole run in one call (UDP_SEGMENT).
             parts.append(bytes(room))
-            room = 0
-        return room
 
     def _fill_channel(
-        self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int, now: float
+        self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int
     ) -> int:
         announced = 0
-        if _units_left(packet, parts) <= 2 * wire.FRAME_UNITS:
+        if packet.units_left <= 2 * wire.FRAME_UNITS:
             return room
         if not channel.announced:
             frame = wire.encode_channel(channel.identity, channel.name, channel.delivery.code)
             if len(frame) + HEADER_ROOM_BYTES > room:
                 return room
-            parts.append(frame)
-            announced = len(frame)
+            announced = _put_frame(packet, parts, frame)
             room -= announced
         before = room
-        room = self._fill_lost_pieces(channel, packet, parts, room, now)
+        if channel.lost_pieces:
+            room = self._fill_lost_pieces(channel, packet, parts, room)
         if channel.resend:
-            room = self._fill_resends(channel, packet, parts, room, now)
+            room = self._fill_resends(channel, packet, parts, room)
         if channel.queue:
-            room = self._fill_queued(channel, packet, parts, room, now)
-        if room == before:
+            room = self._fill_queued(channel, packet, parts, room)
+        if room < before:
+            packet.ack_eliciting = True
             if announced:
-                parts.pop()
-            return room + announced
+                packet.announces.append(channel)
+            return room
         if announced:
-            packet.announces.append(channel)
-        packet.ack_eliciting = True
-        return room
+            packet.units -= wire.FRAME_UNITS
+            parts.pop()
+        return room + announced
 
     def _fill_queued(
-        self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int, now: float
+        self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int
     ) -> int:
-        """Messages that leave for the first time: the hot loop of sending."""
+        """Messages that leave for the first time: the hot path of sending."""
         queue = channel.queue
-        number = channel.next_number
         credit = channel.credit_cost - channel.sent_cost if channel.resends else 1 << 62
+        count = packet.units_left - wire.FRAME_UNITS
+        space = room - HEADER_ROOM_BYTES
+        run = self._take_equal(queue, space, credit, count)
+        body: list[bytes]
+        if run:
+            prefix = PREFIXES[len(run[0].payload)]
+            body = [prefix, prefix.join([message.payload for message in run])]
+        else:
+            run = self._take_mixed(channel, space, credit, count)
+            body = [part for m in run for part in (PREFIXES[len(m.payload)], m.payload)]
+        if run:
+            header = wire.encode_messages_header(channel.identity, channel.next_number, len(run))
+            parts.append(header)
+            parts.extend(body)
+            room -= len(header) + sum(map(len, body))
+            self._note_sent(channel, packet, run)
+        if channel.wants_room:
+            self._sender.check_room(channel)
+        if queue and len(queue[0].payload) > self._sender.largest_whole:
+            room = self._fill_record(channel, packet, parts, room)
+        return room
+
+    def _take_equal(
+        self, queue: deque[Outgoing], space: int, credit: int, count: int
+    ) -> list[Outgoing]:
+        """As many messages as fit, if they are all of one size; else none are taken."""
+        size = len(queue[0].payload)
+        if size > self._sender.largest_whole:
+            return []
+        count = min(
+            count,
+            len(queue),
+            space // (size + len(PREFIXES[size])),
+            credit // (size + MESSAGE_OVERHEAD_BYTES),
+        )
+        if count < 2 or len(queue[count - 1].payload) != size:
+            return []
+        popleft = queue.popleft
+        run = [popleft() for _ in range(count)]
+        if [len(m.payload) for m in run if m.outcome is None].count(size) == count:
+            return run
+        queue.extendleft(reversed(run))
+        return []
+
+    def _take_mixed(
+        self, channel: SendChannel, space: int, credit: int, count: int
+    ) -> list[Outgoing]:
+        """As many messages as fit, whatever their sizes; those that have ended are dropped."""
+        queue = channel.queue
         run: list[Outgoing] = []
-        stop = number + max(_units_left(packet, parts) - wire.FRAME_UNITS, 0)
-        slot = len(parts)
-        parts.append(b"")
-        room -= HEADER_ROOM_BYTES
-        freed = spent = 0
         limit = self._sender.largest_whole
         while queue:
             message = queue[0]
+            size = len(message.payload)
             if message.outcome is not None:
                 queue.popleft()
-                freed += len(message.payload)
+                channel.queued_bytes -= size
                 continue
-            payload = message.payload
-            size = len(payload)
             if size > limit:
                 break
-            prefix = PREFIXES[size]
-            need = size + len(prefix)
-            cost = size + MESSAGE_OVERHEAD_BYTES
-            if need > room or cost > credit or number == stop:
+            space -= size + len(PREFIXES[size])
+            credit -= size + MESSAGE_OVERHEAD_BYTES
+            if space < 0 or credit < 0 or len(run) >= count:
                 break
             queue.popleft()
-            room -= need
-            credit -= cost
-            spent += cost
-            freed += size
-            message.number = number
-            message.attempts = 1
-            message.first_sent_at = message.last_sent_at = now
-            number += 1
-            parts.append(prefix)
-            parts.append(payload)
             run.append(message)
-        room += HEADER_ROOM_BYTES
-        channel.queued_bytes -= freed
-        if run:
-            header = wire.encode_messages_header(channel.identity, channel.next_number, len(run))
-            parts[slot] = header
-            room -= len(header)
-            packet.runs.append((channel, run))
-            channel.next_number = number
-            channel.sent_cost += spent
-            if not channel.by_loss_only:
-                self._sender.ask_policy(channel, run)
-        if channel.wants_room:
-            self._sender.check_room(channel)
-        if queue and len(queue[0].payload) > limit:
-            room = self._fill_record(channel, packet, parts, room, now)
-        return room
+        return run
+
+    def _note_sent(self, channel: SendChannel, packet: SentPacket, run: list[Outgoing]) -> None:
+        number = channel.next_number
+        for message in run:
+            message.number = number
+            message.carrier = packet
+            number += 1
+        size = sum([len(message.payload) for message in run])
+        channel.next_number = number
+        channel.queued_bytes -= size
+        channel.sent_cost += size + MESSAGE_OVERHEAD_BYTES * len(run)
+        packet.units += wire.FRAME_UNITS + len(run)
+        packet.runs.append((channel, run))
+        if not channel.by_loss_only:
+            self._sender.ask_policy(channel, run)
 
     def _fill_resends(
-        self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int, now: float
+        self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int
     ) -> int:
         """Whole messages that leave again; a run ends where their numbers do not follow on."""
         resend = channel.resend
         while resend and room > HEADER_ROOM_BYTES:
             run: list[Outgoing] = []
             body: list[bytes] = []
-            count = _units_left(packet, parts) - wire.FRAME_UNITS
+            count = packet.units_left - wire.FRAME_UNITS
             left = room - HEADER_ROOM_BYTES
             while resend:
                 message = resend[0]
                 if message.outcome is not None:
                     resend.popleft()
-                    message.in_resend = False
                     continue
                 need = len(message.payload) + len(PREFIXES[len(message.payload)])
                 if need > left or len(run) >= count:
@@ -221,9 +251,10 @@ class Packer:
                     break
                 resend.popleft()
                 left -= need
-                message.in_resend = False
-                message.attempts += 1
-                message.last_sent_at = now
+                history = message.make_history()
+                history.awaits_resend = False
+                history.attempts += 1
+                message.carrier = packet
                 body.append(PREFIXES[len(message.payload)])
                 body.append(message.payload)
                 run.append(message)
@@ -233,6 +264,7 @@ class Packer:
             parts.append(header)
             parts.extend(body)
             room = left + HEADER_ROOM_BYTES - len(header)
+            packet.units += wire.FRAME_UNITS + len(run)
             packet.runs.append((channel, run))
             self._sender.stats.messages_resent += len(run)
             if not channel.by_loss_only:
@@ -240,10 +272,10 @@ class Packer:
         return room
 
     def _fill_record(
-        self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int, now: float
+        self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int
     ) -> int:
         """The next fragment of the record at the head of the queue."""
-        if _units_left(packet, parts) < wire.FRAME_UNITS:
+        if packet.units_left < wire.FRAME_UNITS:
             return room
         message = channel.queue[0]
         total = len(message.payload)
@@ -257,7 +289,7 @@ class Packer:
         if length <= 0 or (length < SMALLEST_FRAGMENT_BYTES and sent_bytes + length < total):
             return room
         if record is None:
-            record = self._begin_record(channel, message, now)
+            record = self._begin_record(channel, message, packet)
         record.sent_bytes += length
         channel.sent_cost += length + (MESSAGE_OVERHEAD_BYTES if starts else 0)
         piece = Piece(channel, message, sent_bytes, sent_bytes + length)
@@ -266,23 +298,22 @@ class Packer:
             channel.queued_bytes -= total
             if channel.wants_room:
                 self._sender.check_room(channel)
-        return self._put_piece(piece, packet, parts, room, now)
+        return self._put_piece(piece, packet, parts, room)
 
-    def _begin_record(self, channel: SendChannel, message: Outgoing, now: float) -> OutgoingRecord:
+    def _begin_record(
+        self, channel: SendChannel, message: Outgoing, packet: SentPacket
+    ) -> OutgoingRecord:
         record = message.record = OutgoingRecord()
         message.number = channel.next_number
-        message.attempts = 1
-        message.first_sent_at = now
+        message.carrier = packet
         channel.next_number += 1
         if not channel.by_loss_only:
             self._sender.ask_policy(channel, [message])
         return record
 
-    def _put_piece(
-        self, piece: Piece, packet: SentPacket, parts: list[bytes], room: int, now: float
-    ) -> int:
+    def _put_piece(self, piece: Piece, packet: SentPacket, parts: list[bytes], room: int) -> int:
         message = piece.message
-        message.last_sent_at = now
+        message.carrier = packet
         piece.queued = False
         header = wire.encode_fragment_header(
             piece.channel.identity,
@@ -293,11 +324,12 @@ class Packer:
         )
         parts.append(header)
         parts.append(message.payload[piece.start : piece.end])
+        packet.units += wire.FRAME_UNITS
         packet.pieces.append(piece)
         return room - len(header) - (piece.end - piece.start)
 
     def _fill_lost_pieces(
-        self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int, now: float
+        self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int
     ) -> int:
         lost = channel.lost_pieces
         while lost:
@@ -311,22 +343,16 @@ class Packer:
                 continue
             if piece.end - piece.start + HEADER_ROOM_BYTES > room:
                 return room
-            if _units_left(packet, parts) < wire.FRAME_UNITS:
+            if packet.units_left < wire.FRAME_UNITS:
                 return room
             lost.popleft()
             self._sender.stats.messages_resent += 1
-            room = self._put_piece(piece, packet, parts, room, now)
+            room = self._put_piece(piece, packet, parts, room)
         return room
 
 
-def _units_left(packet: SentPacket, parts: list[bytes]) -> int:
-    """What a receiver still takes in this packet (`wire.PACKET_UNITS_LIMIT`), less a PING.
-
-    A message is two parts, a fragment too, any other frame is one.
-    """
-    messages = sum(len(run) for _, run in packet.runs)
-    frames = len(parts) - 2 * messages - len(packet.pieces)
-    left = wire.PACKET_UNITS_LIMIT - wire.FRAME_UNITS * (frames + 1) - messages
-    if packet.acknowledges >= 0:
-        left -= len(parts[0])  # an ACK range is at least as many bytes as it is units
-    return left
+def _put_frame(packet: SentPacket, parts: list[bytes], frame: bytes) -> int:
+    """Add a frame; return its size."""
+    packet.units += wire.FRAME_UNITS
+    parts.append(frame)
+    return len(frame)

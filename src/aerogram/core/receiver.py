@@ -60,6 +60,7 @@ class Receiver:
         "_specs",
         "_stats",
         "_waiting",
+        "credits_due",
     )
 
     def __init__(
@@ -80,6 +81,8 @@ class Receiver:
         self._ack_now = False
         self._ack_due: float | None = None
         self._channels: dict[int, ReceiveChannel] = {}
+        self.credits_due: list[ReceiveChannel] = []
+        """Channels whose sender is to be told a new limit."""
         self._reserved_bytes = 0
         self._waiting: list[tuple[ReceiveChannel, Reassembly]] = []
 
@@ -166,7 +169,11 @@ class Receiver:
         if spec is None:
             spec = ChannelSpec(frame.name, delivery or RELIABLE)
         self._channels[frame.channel] = ReceiveChannel(
-            frame.channel, spec, self._config.channel_window_bytes, known=known
+            frame.channel,
+            spec,
+            self._config.channel_window_bytes,
+            self.credits_due,
+            known=known,
         )
 
     def channel(self, identity: int) -> ReceiveChannel:
@@ -176,12 +183,8 @@ class Receiver:
             raise DecodeError("a message on a channel that was not announced")
         return channel
 
-    def channels_with_credit(self) -> list[ReceiveChannel]:
-        """Channels whose sender is to be told a new limit."""
-        return [channel for channel in self._channels.values() if channel.credit_due]
-
     def take_credit(self, channel: ReceiveChannel) -> bytes:
-        """The CREDIT frame of a channel."""
+        """The CREDIT frame of a channel, which the caller has taken from `credits_due`."""
         channel.credit_due = False
         channel.granted_cost = max(channel.granted_cost, channel.next_grant)
         return wire.encode_credit(channel.identity, channel.granted_cost)
@@ -285,7 +288,7 @@ class Receiver:
             self._reserved_bytes += total_bytes
             self._budget.left_bytes += partial.received_bytes - total_bytes
             channel.reserved += total_bytes
-            channel.credit_due = True
+            channel.owe_credit()
 
     def _forget(self, channel: ReceiveChannel, partial: Reassembly) -> None:
         """A record is complete or given up: its memory is free for others."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from aerogram.core import wire
 from aerogram.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -66,18 +67,24 @@ class SentPacket:
         "announces",
         "controls",
         "credits",
+        "ended_at",
         "number",
         "pieces",
         "pings",
         "runs",
         "sent_at",
         "size",
+        "units",
     )
 
     def __init__(self, number: int, sent_at: float) -> None:
         self.number = number
         self.sent_at = sent_at
+        self.ended_at = 0.0
+        """When it was acknowledged; 0 before, and for one that was lost."""
         self.size = 0
+        self.units = 0
+        """What its frames cost of `wire.PACKET_UNITS_LIMIT`."""
         self.ack_eliciting = False
         self.acknowledges = -1
         self.runs: list[tuple[SendChannel, list[Outgoing]]] = []
@@ -86,6 +93,11 @@ class SentPacket:
         self.credits: list[ReceiveChannel] = []
         self.announces: list[SendChannel] = []
         self.pings: list[Callable[[], None]] = []
+
+    @property
+    def units_left(self) -> int:
+        """What a receiver still takes in this packet, less a PING."""
+        return wire.PACKET_UNITS_LIMIT - wire.FRAME_UNITS - self.units
 
 
 class Recovery:

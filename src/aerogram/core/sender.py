@@ -109,18 +109,10 @@ class Sender:
         self.channels.append(channel)
         return channel
 
-    def send(self, channel: SendChannel, payload: bytes, deadline: float | None) -> Outgoing:
-        """Queue a message. Its size was checked by the caller; `deadline` is a time."""
-        message = Outgoing(payload, deadline)
-        channel.queue.append(message)
-        channel.queued_bytes += len(payload)
-        self.stats.messages_sent += 1
-        if not channel.busy:
-            self.mark_busy(channel)
-        if deadline is not None:
-            self._next_entry += 1
-            heapq.heappush(self._expiries, (deadline, self._next_entry, channel, message))
-        return message
+    def expires(self, channel: SendChannel, message: Outgoing, deadline: float) -> None:
+        """Give a message up at a time of the endpoint's clock."""
+        self._next_entry += 1
+        heapq.heappush(self._expiries, (deadline, self._next_entry, channel, message))
 
     def in_flight(self) -> int:
         """Messages without an outcome, counted one by one: the ledger's other side."""
@@ -239,6 +231,7 @@ class Sender:
             return
         self.protection.acknowledged(ack.ranges[0][1])
         for packet in newly:
+            packet.ended_at = now
             self.controller.acknowledged(packet.size, packet.sent_at, now)
             receiver.peer_knows(packet.acknowledges)
             for channel in packet.announces:
@@ -246,18 +239,21 @@ class Sender:
             for answered in packet.pings:
                 answered()
             for _, run in packet.runs:
-                self._run_delivered(run, now)
+                self._run_delivered(run, packet)
             for piece in packet.pieces:
                 self._piece_delivered(piece, now)
+            packet.runs = []  # messages know their packet: no cycle is left to be collected
         for packet in recovery.detect_lost(now):
             self._packet_lost(packet, now)
 
-    def _run_delivered(self, run: list[Outgoing], now: float) -> None:
+    def _run_delivered(self, run: list[Outgoing], packet: SentPacket) -> None:
         delivered = 0
+        outcome = Outcome.DELIVERED
         for message in run:
             if message.outcome is None:
-                message.outcome = Outcome.DELIVERED
-                message.ended_at = now
+                message.outcome = outcome
+                if message.carrier is not packet:
+                    message.make_history().ended_at = packet.ended_at
                 delivered += 1
                 if message.observer is not None:
                     message.observer()
@@ -288,7 +284,7 @@ class Sender:
                     self._refuse(piece.message, reason, now)
 
     def _refuse(self, message: Outgoing, reason: str, now: float) -> None:
-        message.reason = reason
+        message.make_history().reason = reason
         self._finish(message, Outcome.REFUSED, now)
 
     # -- time
@@ -316,7 +312,7 @@ class Sender:
         self._expire(now)
         while self._retries and self._retries[0][0] <= now:
             _, _, channel, message = heapq.heappop(self._retries)
-            if message.outcome is None and not message.in_resend:
+            if message.outcome is None and not message.awaits_resend:
                 self._send_again(channel, message)
 
     def _probe(self, now: float) -> None:
@@ -328,7 +324,7 @@ class Sender:
         for packet in recovery.oldest(count):
             for channel, run in packet.runs:
                 for message in run:
-                    if message.outcome is None and channel.resends and not message.in_resend:
+                    if message.outcome is None and channel.resends:
                         self._send_again(channel, message)
             for piece in packet.pieces:
                 if piece.message.outcome is None and piece.channel.resends:
@@ -352,16 +348,15 @@ class Sender:
         self.controller.lost(packet.size, packet.sent_at, now)
         for channel, run in packet.runs:
             for message in run:
-                if message.outcome is None and message.last_sent_at <= packet.sent_at:
+                if message.outcome is None and message.carrier is packet:
                     self._message_lost(channel, message, now)
         for piece in packet.pieces:
             self._piece_lost(piece, now)
+        packet.runs = []
         self._controls_lost(packet)
 
     def _message_lost(self, channel: SendChannel, message: Outgoing, now: float) -> None:
-        if message.in_resend:
-            return
-        if channel.resends and not message.last_try:
+        if channel.resends and not _is_last_try(message):
             self._send_again(channel, message)
             return
         self._finish(message, Outcome.LOST, now)
@@ -373,7 +368,7 @@ class Sender:
         assert record is not None
         if message.outcome is not None or record.acknowledged.covers(piece.start, piece.end - 1):
             return
-        if channel.resends and not message.last_try:
+        if channel.resends and not _is_last_try(message):
             self._piece_again(piece)
             return
         self._finish(message, Outcome.LOST, now)
@@ -382,7 +377,7 @@ class Sender:
     def _controls_lost(self, packet: SentPacket) -> None:
         self.controls.extend(packet.controls)
         for channel in packet.credits:
-            channel.credit_due = True
+            channel.owe_credit()
         if packet.pings:
             self.pings.extend(packet.pings)
             self.ping_due = True
@@ -391,7 +386,10 @@ class Sender:
         packet.credits = []
 
     def _send_again(self, channel: SendChannel, message: Outgoing) -> None:
-        message.in_resend = True
+        history = message.make_history()
+        if history.awaits_resend:
+            return
+        history.awaits_resend = True
         channel.resend.append(message)
         self.mark_busy(channel)
 
@@ -413,7 +411,7 @@ class Sender:
         if message.outcome is not None:
             return
         message.outcome = outcome
-        message.ended_at = now
+        message.make_history().ended_at = now
         stats = self.stats
         if outcome is Outcome.DELIVERED:
             stats.messages_delivered += 1
@@ -434,10 +432,14 @@ class Sender:
         for message in run:
             due = retry.next_try(message, self.recovery.rtt)
             if due is None:
-                message.last_try = True
+                message.make_history().is_last_try = True
             elif due != math.inf:
                 self._next_entry += 1
                 heapq.heappush(self._retries, (due, self._next_entry, channel, message))
+
+
+def _is_last_try(message: Outgoing) -> bool:
+    return message.history is not None and message.history.is_last_try
 
 
 def _descending_priority(channel: SendChannel) -> int:
