@@ -85,6 +85,10 @@ class KeyLimitReached(SessionClosed):
     """The packet numbers of this session are used up."""
 
 
+class QueueFull(AerogramError):
+    """`send_nowait` found no room on the channel. `send` would have waited for it."""
+
+
 class DeliveryFailed(AerogramError):
     """A message did not reach the peer. `outcome` says how it ended."""
 
