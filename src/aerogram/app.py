@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, overload
 
 from aerogram import delivery as presets
 from aerogram import messages as codec
@@ -18,8 +18,15 @@ from aerogram.requests import answer_request
 from aerogram.session import Session
 from aerogram.typevars import DepsT, StateT
 
+if TYPE_CHECKING:
+    from aerogram.config import Config
+    from aerogram.core.keys import Identity
+    from aerogram.server import Server
+
 MessageT = TypeVar("MessageT")
 AnswerT = TypeVar("AnswerT")
+LifespanT = TypeVar("LifespanT")
+MadeT = TypeVar("MadeT")
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[Any]])
 
 PLAIN_TYPES: Final = (bytes, str, int, float, bool, list, dict, type(None))
@@ -104,26 +111,26 @@ class App(Generic[DepsT, StateT]):
     ) -> None: ...
     @overload
     def __init__(
-        self: App[None, StateT],
+        self: App[None, MadeT],
         *,
-        session_state: Callable[[], StateT],
+        session_state: Callable[[], MadeT],
         channels: Iterable[Channel] = (),
         middleware: Iterable[Middleware] = (),
     ) -> None: ...
     @overload
     def __init__(
-        self: App[DepsT, None],
+        self: App[LifespanT, None],
         *,
-        lifespan: Callable[[], AbstractAsyncContextManager[DepsT]],
+        lifespan: Callable[[], AbstractAsyncContextManager[LifespanT]],
         channels: Iterable[Channel] = (),
         middleware: Iterable[Middleware] = (),
     ) -> None: ...
     @overload
     def __init__(
-        self: App[DepsT, StateT],
+        self: App[LifespanT, MadeT],
         *,
-        lifespan: Callable[[], AbstractAsyncContextManager[DepsT]],
-        session_state: Callable[[], StateT],
+        lifespan: Callable[[], AbstractAsyncContextManager[LifespanT]],
+        session_state: Callable[[], MadeT],
         channels: Iterable[Channel] = (),
         middleware: Iterable[Middleware] = (),
     ) -> None: ...
@@ -291,8 +298,30 @@ class App(Generic[DepsT, StateT]):
         """Serving ends."""
         self._state.remove(state)
 
-    async def run(self, host: str, port: int, **options: Any) -> None:
-        """Serve until SIGINT or SIGTERM; `options` are those of `serve`."""
+    async def run(
+        self,
+        host: str,
+        port: int,
+        *,
+        identity: Identity | None = None,
+        psk: bytes | None = None,
+        insecure: bool | Literal["anywhere"] = False,
+        config: Config | None = None,
+        started: Callable[[Server], None] | None = None,
+    ) -> None:
+        """Serve until SIGINT or SIGTERM; `started` is called with the server once it runs.
+
+        The other options are those of `serve`, which suits programs with a life of their own.
+        """
         from aerogram.server import run_until_signal  # noqa: PLC0415  server imports this module
 
-        await run_until_signal(cast("App[Any, Any]", self), host, port, **options)
+        await run_until_signal(
+            self,
+            host,
+            port,
+            started,
+            identity=identity,
+            psk=psk,
+            insecure=insecure,
+            config=config,
+        )

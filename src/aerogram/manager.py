@@ -208,12 +208,12 @@ class SessionManager:
     def _opened(self, event: SessionOpened) -> None:
         connection = event.connection
         session: Session[Any] = Session(self, connection, self._channels, self._app)
-        waiter = connection.owner
+        waiter: asyncio.Future[Session[Any]] | None = connection.owner
         connection.owner = session
         self.sessions[session] = None
         self._logger.info("session with %s opened", session.address)
         session.start()
-        if isinstance(waiter, asyncio.Future):
+        if waiter is not None:
             if waiter.done():
                 connection.close(CloseCode.NO_ERROR, "", self.time())
             else:

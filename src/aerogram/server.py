@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import logging
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal
 
@@ -205,7 +205,7 @@ class serve(Generic[DepsT, StateT]):  # noqa: N801  used as a function: `async w
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(app: App[Any, Any]) -> Any:
+async def _lifespan(app: App[Any, Any]) -> AsyncGenerator[None]:
     """Enter the app's lifespan; `app.state` is what it yields."""
     if app.lifespan is None:
         yield
@@ -369,12 +369,15 @@ def _target(address: str, port: int | None) -> ServerAddress:
 
 
 def _check_psk(psk: bytes) -> None:
-    given: object = psk
-    if not isinstance(given, bytes) or len(given) != PSK_BYTES:
+    if not _is_bytes(psk) or len(psk) != PSK_BYTES:
         raise ValueError(
             f"psk= takes {PSK_BYTES} random bytes, as os.urandom({PSK_BYTES}) gives; a password"
             " could be guessed from one recorded packet"
         )
+
+
+def _is_bytes(value: object) -> bool:
+    return isinstance(value, bytes)
 
 
 def _not_loopback(host: str) -> str:
@@ -388,9 +391,12 @@ async def run_until_signal(
     app: App[Any, Any],
     host: str,
     port: int,
+    started: Callable[[Server], None] | None,
     *,
-    started: Callable[[Server], None] | None = None,
-    **options: Any,
+    identity: Identity | None,
+    psk: bytes | None,
+    insecure: Insecure,
+    config: Config | None,
 ) -> None:
     """Serve until SIGINT or SIGTERM comes; `started` is called with the server once it runs."""
     stop = asyncio.Event()
@@ -398,7 +404,9 @@ async def run_until_signal(
     with contextlib.ExitStack() as handlers:
         for number in (signal.SIGINT, signal.SIGTERM):
             _handle_signal(loop, number, stop, handlers)
-        async with serve(app, host, port, **options) as server:
+        async with serve(
+            app, host, port, identity=identity, psk=psk, insecure=insecure, config=config
+        ) as server:
             if started is not None:
                 started(server)
             await stop.wait()
@@ -413,7 +421,11 @@ def _handle_signal(
     try:
         loop.add_signal_handler(number, stop.set)
     except NotImplementedError:  # Windows
-        before = signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+
+        def stop_soon(_number: int, _frame: object) -> None:
+            loop.call_soon_threadsafe(stop.set)
+
+        before = signal.signal(number, stop_soon)
         handlers.callback(signal.signal, number, before)
     else:
         handlers.callback(loop.remove_signal_handler, number)

@@ -86,7 +86,7 @@ class Hearer:
     """What one client has heard, and what was wrong with it."""
 
     name: str
-    next_number: dict[str, int] = field(default_factory=dict)
+    next_number: dict[str, int] = field(default_factory=dict[str, int])
     heard: int = 0
     twice: int = 0
     out_of_order: int = 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aerogram.cli.common import add_loop_option, run_async
 
 if TYPE_CHECKING:
-    from aerogram import App, Server
+    from aerogram import App, Identity, Server
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         return 1
 
 
-async def _serve(app: App[Any, Any], options: argparse.Namespace, identity: object) -> int:
+async def _serve(app: App[Any, Any], options: argparse.Namespace, identity: Identity | None) -> int:
     await app.run(
         options.host,
         options.port,
@@ -81,4 +81,5 @@ def find_app(text: str) -> App[Any, Any]:
         app = getattr(app, name)
     if not isinstance(app, App):
         raise ValueError(f"{text} is a {type(app).__name__} and not an App")  # noqa: TRY004
-    return app
+    served: App[Any, Any] = app
+    return served

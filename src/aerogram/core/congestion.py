@@ -11,6 +11,7 @@ class Controller(Protocol):
     @property
     def window_bytes(self) -> int:
         """Bytes that may be in flight now."""
+        ...
 
     def acknowledged(self, packet_bytes: int, sent_at: float, now: float) -> None:
         """A packet in flight was acknowledged."""

@@ -24,6 +24,7 @@ class Ordering(Protocol):
 
     def arrived(self, sequence: int, message: Any) -> Iterable[Any]:
         """Take a message; return those to hand over now, in order."""
+        ...
 
 
 class HoldingOrdering(Ordering, Protocol):
@@ -31,6 +32,7 @@ class HoldingOrdering(Ordering, Protocol):
 
     def skipped(self, sequence: int) -> Iterable[Any]:
         """This number will never come; return what that sets free."""
+        ...
 
 
 class Sent(Protocol):
@@ -39,14 +41,17 @@ class Sent(Protocol):
     @property
     def first_sent_at(self) -> float:
         """When it first left, in seconds of the endpoint's clock."""
+        ...
 
     @property
     def last_sent_at(self) -> float:
         """When it last left."""
+        ...
 
     @property
     def attempts(self) -> int:
         """How often it has been sent."""
+        ...
 
 
 class Retry(Protocol):
