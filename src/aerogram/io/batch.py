@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from aerogram.config import Config
 from aerogram.errors import InvalidAddress
-from aerogram.io.protocol import PacketProtocol
+from aerogram.io.protocol import NO_ROOM_ERRORS, PacketProtocol
 from aerogram.io.sockets import (
     LARGEST_PAYLOAD_BYTES,
     SOL_UDP,
@@ -32,6 +32,7 @@ from aerogram.io.sockets import (
     UDP_SEGMENT,
     Address,
     can_send_runs,
+    check_target,
     enable_receive_runs,
 )
 
@@ -53,14 +54,14 @@ _FULL_READ_BYTES: Final = 32 * 1024
 _LONE_TURNS_BEFORE_PROBE: Final = 8
 _NOTHING: Final = -1
 
-_NO_BUFFERS_WAIT_SECONDS: Final = 0.001
-"""After ENOBUFS the socket still polls as writable: waiting on it would spin."""
+_BACK_OFF_SECONDS: Final = 0.001
+"""Between two tries where the socket polls as writable and takes nothing: waiting would spin."""
 
 _REFUSALS_LIMIT: Final = 1024
 _REFUSAL_SECONDS: Final = 60.0
 """Routes and interfaces change, so a destination is tried again with runs after this."""
 
-_NO_ROOM: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ENOMEM})
+_NO_BUFFERS: Final = frozenset({errno.ENOBUFS, errno.ENOMEM})
 _RUN_REFUSED: Final = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP})
 _SOCKET_BROKEN: Final = frozenset({errno.EBADF, errno.ENOTSOCK})
 _FROM_EARLIER_PACKET: Final = frozenset(
@@ -115,7 +116,8 @@ class BatchTransport(asyncio.DatagramTransport):
         gather_runs: bool = True,
         read_bytes: int = _READ_BYTES,
     ) -> None:
-        super().__init__({"socket": udp, "sockname": udp.getsockname(), "peername": _peer_of(udp)})
+        self._peer = _peer_of(udp)
+        super().__init__({"socket": udp, "sockname": udp.getsockname(), "peername": self._peer})
         self.stats = protocol.stats
         self.receives_runs = gather_runs and enable_receive_runs(udp)
         self.sends_runs = can_send_runs(udp)
@@ -126,12 +128,14 @@ class BatchTransport(asyncio.DatagramTransport):
         self._buffer_bytes = (config or Config()).transport_buffer_bytes
         self._read_bytes = read_bytes
         self._closing = False
+        self._checked_target: object = self
         self._crowded = False
         self._lone_turns = 0
         self._queue: deque[tuple[Sequence[bytes], Address | None]] = deque()
         self._queued_bytes = 0
         self._waits_for_writable = False
         self._waits_for_timer: asyncio.TimerHandle | None = None
+        self._sent_before_wait = -1
         self._refusals: OrderedDict[Address | None, float] = OrderedDict()
 
     def start(self) -> None:
@@ -209,15 +213,17 @@ class BatchTransport(asyncio.DatagramTransport):
     def sendto(self, data: bytes | bytearray | memoryview, addr: Any = None) -> None:
         """Send one datagram to a numeric address, or to the peer of a connected socket.
 
-        Raises `InvalidAddress`. Empty datagrams are not sent, as in asyncio.
+        Raises `InvalidAddress`, or `TypeError` for what are no bytes. Empty datagrams are not sent.
         """
-        if data:
-            self._send((bytes(data),), addr)
+        if not isinstance(data, bytes | bytearray | memoryview):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"a datagram is bytes-like, not {type(data).__name__}")
+        self._send((bytes(data),), addr)
 
     def send_run(self, packets: Sequence[bytes], address: Address) -> None:
         """Send packets of equal size, of which the last may be shorter, to one numeric address.
 
-        Raises `InvalidAddress`; all else that goes wrong is counted.
+        Others are sent as well, in as many runs as it takes. Raises `InvalidAddress`, or
+        `TypeError` for what are no bytes; all else that goes wrong is counted.
         """
         self._send(packets, address)
 
@@ -225,6 +231,8 @@ class BatchTransport(asyncio.DatagramTransport):
         if self._closing:
             self.stats.send_dropped += len(packets)
             return
+        if address is not self._checked_target:
+            self._check_target(address)
         if not self._queue:
             done = self._transmit(packets, address)
             if done == len(packets):
@@ -232,21 +240,31 @@ class BatchTransport(asyncio.DatagramTransport):
             packets = packets[done:]
         self._hold(packets, address)
 
+    def _check_target(self, address: Address | None) -> None:
+        """Let only what needs no name server reach the socket; the last one is remembered."""
+        if address is not None:
+            check_target(address, self._socket.family)
+        elif self._peer is None:
+            raise InvalidAddress("no address to send to, and the socket is not connected")
+        self._checked_target = address
+
     def _transmit(self, packets: Sequence[bytes], address: Address | None) -> int:
         """Give packets to the kernel until it has no room. Returns how many are dealt with."""
         done = 0
         while done < len(packets):
             count = self._run_length(packets, done, address)
-            if count == 1:
-                data, segment_bytes = packets[done], 0
-            else:
-                segment_bytes = len(packets[done])
+            data, segment_bytes = packets[done], 0
+            if count > 1:
+                segment_bytes = len(data)
                 data = b"".join(packets[done : done + count])
-                assert (count - 1) * segment_bytes < len(data) <= count * segment_bytes
+            elif not data:
+                self.stats.send_dropped += 1
+                done += 1
+                continue
             error = self._attempt(data, segment_bytes, address)
             if error is None:
                 self._count_sent(count, len(data))
-            elif error.errno in _NO_ROOM:
+            elif error.errno in NO_ROOM_ERRORS:
                 self._wait_for_room(error)
                 return done
             elif count > 1 and error.errno in _RUN_REFUSED:
@@ -259,11 +277,22 @@ class BatchTransport(asyncio.DatagramTransport):
         return done
 
     def _run_length(self, packets: Sequence[bytes], done: int, address: Address | None) -> int:
-        """How many of the packets after the first `done` go in one system call."""
-        left = len(packets) - done
-        if left == 1 or not self.sends_runs or (self._refusals and self._refuses_runs(address)):
+        """How many of the packets after the first `done` go in one system call.
+
+        The kernel cuts a run by the size of its first packet, so another size ends it.
+        """
+        size = len(packets[done])
+        most = min(len(packets) - done, SEGMENTS_PER_RUN)
+        if most == 1 or not size or not self.sends_runs or self._refuses_runs(address):
             return 1
-        return max(1, min(left, SEGMENTS_PER_RUN, LARGEST_PAYLOAD_BYTES // len(packets[done])))
+        most = min(most, LARGEST_PAYLOAD_BYTES // size)
+        count = 1
+        while count < most:
+            following = len(packets[done + count])
+            if following != size:
+                return count + (0 < following < size)
+            count += 1
+        return count
 
     def _attempt(self, data: bytes, segment_bytes: int, address: Address | None) -> OSError | None:
         """Call the kernel, and once again if it answered with an error of an earlier packet."""
@@ -271,7 +300,7 @@ class BatchTransport(asyncio.DatagramTransport):
         if error is None or error.errno not in _FROM_EARLIER_PACKET:
             return error
         second_error = self._call_kernel(data, segment_bytes, address)
-        if second_error is None:
+        if second_error is None or second_error.errno != error.errno:
             self.stats.icmp_errors += 1
             self._protocol.report_error(error, address)
         return second_error
@@ -287,8 +316,6 @@ class BatchTransport(asyncio.DatagramTransport):
                 self._socket.send(data)
             else:
                 self._socket.sendto(data, address)
-        except (TypeError, ValueError, OverflowError, socket.gaierror) as error:
-            raise InvalidAddress(f"cannot send to {address!r}: {error}") from error
         except OSError as error:
             return error
         return None
@@ -310,7 +337,7 @@ class BatchTransport(asyncio.DatagramTransport):
             self._refusals.popitem(last=False)
 
     def _refuses_runs(self, address: Address | None) -> bool:
-        until = self._refusals.get(address)
+        until = self._refusals.get(address) if self._refusals else None
         if until is None:
             return False
         if self._loop.time() < until:
@@ -324,6 +351,8 @@ class BatchTransport(asyncio.DatagramTransport):
         """Keep packets for `_flush`, as many as there is room for."""
         kept: list[bytes] = []
         for packet in packets:
+            if not isinstance(packet, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"a packet is bytes, not {type(packet).__name__}")
             if self._queued_bytes + len(packet) > self._buffer_bytes:
                 break
             self._queued_bytes += len(packet)
@@ -338,27 +367,25 @@ class BatchTransport(asyncio.DatagramTransport):
         self._stop_waiting()
         while self._queue:
             packets, address = self._queue.popleft()
-            done = self._transmit_queued(packets, address)
+            done = self._transmit(packets, address)
             self._queued_bytes -= sum(map(len, packets[:done]))
             if done < len(packets):
                 self._queue.appendleft((packets[done:], address))
                 return
         self._protocol.resume_writing()
 
-    def _transmit_queued(self, packets: Sequence[bytes], address: Address | None) -> int:
-        try:
-            return self._transmit(packets, address)
-        except InvalidAddress:
-            # Its sender has long returned, so there is nobody to raise to.
-            self.stats.send_errors += len(packets)
-            return len(packets)
-
     def _wait_for_room(self, error: OSError) -> None:
-        if error.errno in (errno.ENOBUFS, errno.ENOMEM):
-            self._waits_for_timer = self._loop.call_later(_NO_BUFFERS_WAIT_SECONDS, self._flush)
+        """Flush when the socket is writable, or a little later if it is and still takes nothing."""
+        self.stats.send_waits += 1
+        if self._waits_for_writable or self._waits_for_timer is not None:
+            return
+        sent = self.stats.datagrams_sent
+        if error.errno in _NO_BUFFERS or sent == self._sent_before_wait:
+            self._waits_for_timer = self._loop.call_later(_BACK_OFF_SECONDS, self._flush)
         else:
             self._loop.add_writer(self._descriptor, self._flush)
             self._waits_for_writable = True
+        self._sent_before_wait = sent
 
     def _stop_waiting(self) -> None:
         if self._waits_for_writable:
@@ -372,7 +399,7 @@ class BatchTransport(asyncio.DatagramTransport):
 
     def close(self) -> None:
         """Try once to send what waits, then close. More calls do nothing."""
-        if not self._closing and self._queue:
+        if not self._closing and self._queue and not self._loop.is_closed():
             self._flush()
         self._end(None)
 

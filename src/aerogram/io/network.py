@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from aerogram.config import Config
+from aerogram.errors import InvalidAddress
 from aerogram.io.batch import BatchTransport, probe_batch
 from aerogram.io.protocol import PacketProtocol
 from aerogram.io.sockets import (
@@ -94,6 +95,8 @@ class SocketNetwork:
         Only a `PacketProtocol` can have the batched one; with `"batch"` another protocol, or a
         loop without `add_reader`, raises `OSError`.
         """
+        if not isinstance(local_address, tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidAddress(f"an address is a tuple (host, port), not {local_address!r}")
         if len(local_address) == 2:
             local_address = (await self.resolve(*local_address))[0]
         udp = create_udp_socket(
@@ -119,6 +122,8 @@ class SocketNetwork:
             return transport, protocol
         if wanted == "batch":
             raise OSError(errno.EOPNOTSUPP, "the batched transport does not work here")
+        if isinstance(protocol, PacketProtocol) and type(loop).__module__.startswith("uvloop"):
+            protocol.write_to(udp)
         return await loop.create_datagram_endpoint(lambda: protocol, sock=udp)
 
     def random_bytes(self, count: int) -> bytes:

@@ -10,17 +10,22 @@ what cannot be sent is counted and lost, as datagrams are, and never waits in un
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, cast, runtime_checkable
 
 from aerogram.config import Config
-from aerogram.io.sockets import Address
+from aerogram.io.sockets import Address, check_target
 
 _LOGGER: Final = logging.getLogger(__name__)
 
 _LOG_LINES_PER_SECOND: Final = 10
+
+NO_ROOM_ERRORS: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ENOMEM})
+"""The system has no room for a packet now."""
 
 _READ_BYTES: Final = 65536
 """asyncio's 256 KiB makes every read five times slower; no UDP payload is larger than this."""
@@ -87,7 +92,9 @@ class TransportStats:
     send_errors: int = 0
     """Refused by the system with an error; lost."""
     send_dropped: int = 0
-    """Lost here: the buffer was full, or the transport closed."""
+    """Lost here: the buffer was full, the transport closed, or the packet was empty."""
+    send_waits: int = 0
+    """Writes that the system had no room for, so that packets wait for it."""
     icmp_errors: int = 0
     """Errors of earlier packets that the socket reported."""
     gso_fallbacks: int = 0
@@ -107,6 +114,9 @@ class PacketProtocol(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
         self._run_transport: SendsRuns | None = None
         self._held_bytes: Callable[[], int] = _nothing_held
+        self._socket: socket.socket | None = None
+        self._family: int | None = None
+        self._checked_target: object = self
         self._completion_scheduled = False
         self._log = _LogLimit()
 
@@ -116,7 +126,8 @@ class PacketProtocol(asyncio.DatagramProtocol):
         """Send packets of equal size, of which the last may be shorter, to one numeric address.
 
         Never waits and never raises for what the network does: a packet that cannot be sent is
-        counted in `stats` and lost. After the transport has closed that is every packet.
+        counted in `stats` and lost. After the transport has closed that is every packet. Raises
+        `InvalidAddress`, or `TypeError` for what are no bytes.
         """
         if self._run_transport is not None:
             self._run_transport.send_run(packets, address)
@@ -125,8 +136,16 @@ class PacketProtocol(asyncio.DatagramProtocol):
         if transport is None or transport.is_closing():
             self.stats.send_dropped += len(packets)
             return
+        if address is not self._checked_target and self._family is not None:
+            check_target(address, self._family)
+            self._checked_target = address
         for packet in packets:
-            self._send_one(transport, packet, address)
+            if not packet:
+                self.stats.send_dropped += 1
+            elif self._socket is not None:
+                self._write(self._socket, packet, address)
+            else:
+                self._send_one(transport, packet, address)
 
     def _send_one(
         self, transport: asyncio.DatagramTransport, packet: bytes, address: Address
@@ -135,13 +154,48 @@ class PacketProtocol(asyncio.DatagramProtocol):
         if held_bytes and held_bytes + len(packet) > self._buffer_bytes:
             self.stats.send_dropped += 1
             return
+        errors_before = self.stats.send_errors
         try:
             transport.sendto(packet, address)
         except OSError as error:
             self.error_received(error)
-            return
+        if self.stats.send_errors == errors_before:
+            self._count_sent(packet)
+
+    def write_to(self, udp: socket.socket) -> None:
+        """Send by this non-blocking socket, which the transport owns, and not by the transport.
+
+        That of uvloop would hold packets for which there is no room, spin while a device's queue is
+        full, and print a line to stdout for each packet that it held and could not send. Here such
+        packets are dropped.
+        """
+        self._socket = udp
+
+    def _write(self, udp: socket.socket, packet: bytes, address: Address) -> None:
+        try:
+            udp.sendto(packet, address)
+        except OSError as error:
+            if error.errno in NO_ROOM_ERRORS:
+                self.stats.send_dropped += 1
+            else:
+                self.error_received(error)
+        else:
+            self._count_sent(packet)
+
+    def _count_sent(self, packet: bytes) -> None:
         self.stats.datagrams_sent += 1
         self.stats.bytes_sent += len(packet)
+
+    def close(self) -> None:
+        """Close the transport; what it holds for want of room is tried once more at most."""
+        transport = self._transport
+        if transport is None:
+            return
+        if self._run_transport is None and self._held_bytes():
+            # asyncio's own would stay open until the system takes it, which may be never.
+            transport.abort()
+        else:
+            transport.close()
 
     # Called by transports
 
@@ -153,6 +207,9 @@ class PacketProtocol(asyncio.DatagramProtocol):
         if isinstance(transport, SendsRuns):
             self._run_transport = transport
         self._held_bytes = getattr(transport, "get_write_buffer_size", _nothing_held)
+        udp = transport.get_extra_info("socket")
+        if udp is not None:  # a simulated transport has none, and checks addresses itself
+            self._family = udp.family
         if isinstance(transport, _ReadsUpTo):
             transport.max_size = _READ_BYTES
 
@@ -160,10 +217,11 @@ class PacketProtocol(asyncio.DatagramProtocol):
         """Stop: later packets are counted as dropped."""
         self._transport = None
         self._run_transport = None
+        self._socket = None
         try:
             self._receiver.transport_lost(exc)
-        except Exception:
-            self._receiver_failed()
+        except Exception as error:
+            self._receiver_failed(error)
 
     def datagram_received(self, data: bytes, addr: Address) -> None:
         """Hand one datagram on; a lone transport's burst ends with the loop turn."""
@@ -176,8 +234,8 @@ class PacketProtocol(asyncio.DatagramProtocol):
         stats.bytes_received += len(data)
         try:
             self._receiver.receive_datagram(data, addr)
-        except Exception:
-            self._receiver_failed()
+        except Exception as error:
+            self._receiver_failed(error)
         if self._run_transport is None and not self._completion_scheduled:
             self._schedule_completion()
 
@@ -189,15 +247,15 @@ class PacketProtocol(asyncio.DatagramProtocol):
         stats.runs_received += 1
         try:
             self._receiver.receive_run(data, segment_bytes, address)
-        except Exception:
-            self._receiver_failed()
+        except Exception as error:
+            self._receiver_failed(error)
 
     def read_complete(self) -> None:
         """Tell the receiver that a burst has ended."""
         try:
             self._receiver.read_complete()
-        except Exception:
-            self._receiver_failed()
+        except Exception as error:
+            self._receiver_failed(error)
 
     def error_received(self, exc: Exception) -> None:
         """Count what a plain transport reports: mostly packets that it could not send."""
@@ -221,8 +279,8 @@ class PacketProtocol(asyncio.DatagramProtocol):
     def _deliver_error(self, error: OSError, address: Address | None) -> None:
         try:
             self._receiver.send_error(error, address)
-        except Exception:
-            self._receiver_failed()
+        except Exception as failure:
+            self._receiver_failed(failure)
 
     def _schedule_completion(self) -> None:
         assert self._loop is not None, "a datagram before connection_made"
@@ -233,12 +291,13 @@ class PacketProtocol(asyncio.DatagramProtocol):
         self._completion_scheduled = False
         self.read_complete()
 
-    def _receiver_failed(self) -> None:
-        """Log the exception being handled, unless enough were in this second."""
+    def _receiver_failed(self, error: Exception) -> None:
+        """Log an exception of the receiver, unless enough were in this second."""
         self.stats.receiver_errors += 1
         now = 0.0 if self._loop is None else self._loop.time()
         if self._log.allows(now):
-            _LOGGER.exception("receiver failed (%d more not logged)", self._log.take_held_back())
+            held_back = self._log.take_held_back()
+            _LOGGER.error("receiver failed (%d more not logged)", held_back, exc_info=error)
 
 
 def _nothing_held() -> int:

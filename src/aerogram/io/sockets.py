@@ -2,19 +2,20 @@
 
 Rules: a bad host or port raises `InvalidAddress` at the caller, because asyncio closes a shared
 transport for one (`_fatal_error`) and uvloop sends to another port (70000 becomes 4464). Names are
-never looked up here. Sockets never fragment (RFC 8899 needs that) and never believe an ICMP "too
-big", which anyone can forge; they never set SO_REUSEADDR, which on UDP lets others take the port.
+never looked up here. Sockets never fragment (RFC 8899 needs that) unless it is asked for, and never
+believe an ICMP "too big", which anyone can forge; they never set SO_REUSEADDR, which on UDP lets
+others take the port.
 What only Linux has is tried and, where it is missing, left out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import socket
-import string
 import sys
-from typing import Final
+from typing import Any, Final, TypeGuard
 
 from aerogram.errors import InvalidAddress
 
@@ -34,7 +35,6 @@ _PMTUDISC_PROBE: Final = 3
 
 _LABEL_CHARACTERS_LIMIT: Final = 63
 _NAME_CHARACTERS_LIMIT: Final = 253
-_NAME_CHARACTERS: Final = frozenset(string.ascii_letters + string.digits + "-_")
 
 
 def checked_address(host: object, port: object, *, to_bind: bool = False) -> tuple[str, int]:
@@ -53,25 +53,52 @@ def checked_address(host: object, port: object, *, to_bind: bool = False) -> tup
     return host, port
 
 
-def checked_socket_address(address: object) -> Address:
-    """Return `address` if a socket can send to it without looking up a name.
+def checked_socket_address(address: object, *, to_bind: bool = False) -> Address:
+    """Return `address` if a socket can use it without looking up a name.
 
-    Raises `InvalidAddress` for all but (numeric host, port) and its IPv6 form with four items.
+    Port 0 is taken only `to_bind`. Raises `InvalidAddress` for all but (numeric host, port) and its
+    IPv6 form with four items.
     """
-    if not isinstance(address, tuple) or len(address) not in (2, 4):
+    if not _is_tuple(address) or len(address) not in (2, 4):
         raise InvalidAddress(f"an address is a tuple (host, port), not {address!r}")
-    host, port = checked_address(address[0], address[1])
+    host, port = checked_address(address[0], address[1], to_bind=to_bind)
     if not is_numeric(host):
         raise InvalidAddress(f"not a numeric host: {host!r}; resolve it first")
     if len(address) == 2:
         return host, port
     flow, scope = address[2], address[3]
-    for number, limit in ((flow, 2**20), (scope, 2**32)):
-        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < limit:
-            raise InvalidAddress(f"flow label or scope out of range: {address!r}")
+    if not _is_flow_and_scope(flow, scope):
+        raise InvalidAddress(f"flow label or scope out of range: {address!r}")
     if ":" not in host:
         raise InvalidAddress(f"only an IPv6 address has four items, not {address!r}")
     return host, port, flow, scope
+
+
+def check_target(address: Any, family: int) -> None:
+    """Raise `InvalidAddress` for what a socket of this family cannot send to at once.
+
+    The quick check of each write: `sendto` itself would ask a name server for any other host, and
+    transports react badly to other ports. A peer may come from port 0; to send there fails.
+    """
+    try:
+        socket.inet_pton(family, address[0])
+        port = address[1]
+        if type(port) is int and 0 <= port <= 65535 and _is_tuple(address):
+            if len(address) == 2:
+                return
+            if len(address) == 4 and family == socket.AF_INET6 and _is_flow_and_scope(*address[2:]):
+                return
+    except (IndexError, KeyError, OSError, TypeError, ValueError):
+        pass
+    raise InvalidAddress(f"cannot send to {address!r}")
+
+
+def _is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:
+    return isinstance(value, tuple)
+
+
+def _is_flow_and_scope(flow: object, scope: object) -> bool:
+    return type(flow) is int and 0 <= flow < 2**20 and type(scope) is int and 0 <= scope < 2**32
 
 
 def is_numeric(host: str) -> bool:
@@ -101,8 +128,8 @@ def resolve_numeric(host: str, port: int) -> Address:
     flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=flags)
-    except socket.gaierror as error:
-        raise InvalidAddress(f"cannot use host {host!r}: {error.strerror}") from error
+    except (socket.gaierror, UnicodeError) as error:
+        raise InvalidAddress(f"cannot use host {host!r}: {error}") from error
     return as_address(found[0][4])
 
 
@@ -123,14 +150,19 @@ def create_udp_socket(
     buffer_bytes: int,
     reuse_port: bool = False,
     ipv6_only: bool = True,
+    may_fragment: bool = False,
 ) -> socket.socket:
     """Return a non-blocking UDP socket bound to a numeric address.
 
     `buffer_bytes` is asked of the kernel for each direction; it may grant less. With `reuse_port`
     several sockets share the port (Linux spreads peers over them); without it a second bind fails.
     `ipv6_only=False` lets an IPv6 socket carry IPv4 too, with addresses like `::ffff:127.0.0.1`.
-    Raises the `OSError` of bind, such as EADDRINUSE.
+    `may_fragment` leaves it to the system to cut datagrams that are larger than a link takes.
+    Raises `InvalidAddress`, or the `OSError` of bind, such as EADDRINUSE.
     """
+    checked_socket_address(address, to_bind=True)
+    if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
+        raise OSError(errno.EOPNOTSUPP, "this system cannot share a port")
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     udp = socket.socket(family, socket.SOCK_DGRAM)
     try:
@@ -139,14 +171,20 @@ def create_udp_socket(
             udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(ipv6_only))
         if reuse_port:
             udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        _ask(udp, socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
-        _ask(udp, socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
-        _never_fragment(udp)
+        ask_buffers(udp, buffer_bytes)
+        if not may_fragment:
+            _never_fragment(udp)
         udp.bind(address)
     except BaseException:
         udp.close()
         raise
     return udp
+
+
+def ask_buffers(sock: socket.socket, buffer_bytes: int) -> None:
+    """Ask the kernel for buffers of this size in each direction; it may grant less."""
+    _ask(sock, socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+    _ask(sock, socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
 
 
 def enable_receive_runs(udp: socket.socket) -> bool:
