@@ -14,12 +14,13 @@ app = App()
 
 @app.on(Line)
 async def show(session: Session, line: Line) -> None:
-    print(f"{line.author}: {line.text}")
+    print(f"{line.author}: {line.text}", flush=True)
 
 
 async def main(address: str, name: str, room: str) -> None:
     async with connect(address, app=app) as session:
         await session.deliver(Join(name, room))
+        print(f"you are in {room}")
         loop = asyncio.get_running_loop()
         while text := await loop.run_in_executor(None, sys.stdin.readline):
             await session.send(Line(text.rstrip()))

@@ -7,12 +7,10 @@ import importlib
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeGuard
 
+from aerogram import AerogramError, App, Identity, Server, read_identity
 from aerogram.cli.common import add_loop_option, run_async
-
-if TYPE_CHECKING:
-    from aerogram import App, Identity, Server
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -32,8 +30,6 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Find the app and serve it."""
-    from aerogram import AerogramError, read_identity
-
     if options.verbose:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     try:
@@ -66,8 +62,6 @@ def _announce(server: Server) -> None:
 
 def find_app(text: str) -> App[Any, Any]:
     """The app that `module:attribute` names. Raises `ImportError` or `ValueError`."""
-    from aerogram import App
-
     module_name, separator, attribute = text.partition(":")
     if not separator or not module_name or not attribute:
         raise ValueError(f"name an app as module:attribute, not {text!r}")
@@ -79,7 +73,10 @@ def find_app(text: str) -> App[Any, Any]:
         if not hasattr(app, name):
             raise ValueError(f"{module_name} has no {attribute}")
         app = getattr(app, name)
-    if not isinstance(app, App):
-        raise ValueError(f"{text} is a {type(app).__name__} and not an App")  # noqa: TRY004
-    served: App[Any, Any] = app
-    return served
+    if not _is_app(app):
+        raise ValueError(f"{text} is a {type(app).__name__} and not an App")
+    return app
+
+
+def _is_app(value: object) -> TypeGuard[App[Any, Any]]:
+    return isinstance(value, App)
