@@ -89,6 +89,7 @@ class Connection:
         "deadline_registered",
         "is_dirty",
         "local_cid",
+        "opened_from",
         "owner",
         "path",
         "peer_key",
@@ -117,6 +118,7 @@ class Connection:
         self.peer_key = peer_key
         self.peer_reset_token = peer.reset_token
         self.path = Path(address)
+        self.opened_from = address
         self.state = State.HALF_OPEN
         self.stats = ConnectionStats()
         self.owner: Any = None

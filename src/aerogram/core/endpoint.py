@@ -71,6 +71,9 @@ class Endpoint:
         budget = ReassemblyBudget(config.reassembly_bytes_per_endpoint)
         self._shared = Shared(config, specs, budget, self._events, random_bytes, self._dirty)
         self._connections: dict[bytes, Connection] = {}
+        self._by_reset_token: dict[bytes, Connection] = {}
+        self._newest_at: dict[Address, Connection] = {}
+        """The connection that was confirmed last from an address."""
         self._half_open: OrderedDict[tuple[bytes, Address], tuple[Connection, bytes, float]] = (
             OrderedDict()
         )
@@ -218,16 +221,26 @@ class Endpoint:
             now=now,
         )
         self._connections[cid] = connection
+        if connection.peer_reset_token:
+            self._by_reset_token[connection.peer_reset_token] = connection
         return connection
+
+    def _remove(self, connection: Connection) -> None:
+        self._connections.pop(connection.local_cid, None)
+        self._by_reset_token.pop(connection.peer_reset_token, None)
+        if self._newest_at.get(connection.opened_from) is connection:
+            del self._newest_at[connection.opened_from]
 
     def _confirmed(self, connection: Connection, now: float) -> None:
         """A half-open connection has become a session."""
         self.stats.handshakes_completed += 1
         self._half_open.pop((connection.remote_cid, connection.path.address), None)
-        for other in self._connections.values():
-            if other.path.address == connection.path.address and other is not connection:
-                # The same address cannot be two programs: the older one is gone or answers.
-                other.ping()
+        address = connection.opened_from
+        older = self._newest_at.get(address)
+        self._newest_at[address] = connection
+        if older is not None:
+            # The same address cannot be two programs: the older one is gone or answers.
+            older.ping()
 
     def _unknown_connection(self, data: bytes, address: Address, now: float) -> None:
         self.stats.dropped_unknown_connection += 1
@@ -273,12 +286,12 @@ class Endpoint:
         handshake.retry(retry, now)
 
     def _receive_reset(self, packet: wire.Reset, now: float) -> None:
-        for connection in self._connections.values():
-            if connection.remote_cid == packet.cid and _resets(packet, connection):
-                self.stats.resets_received += 1
-                connection.end_silently(CloseCode.RESTARTED, "the peer has lost this session", now)
-                return
-        self.stats.dropped_unexpected += 1
+        connection = self._by_reset_token.get(packet.token)
+        if connection is None or not _resets(packet, connection):
+            self.stats.dropped_unexpected += 1
+            return
+        self.stats.resets_received += 1
+        connection.end_silently(CloseCode.RESTARTED, "the peer has lost this session", now)
 
     # -- time
 
@@ -306,7 +319,7 @@ class Endpoint:
             if expires_at > now:
                 return
             self._half_open.popitem(last=False)
-            self._connections.pop(connection.local_cid, None)
+            self._remove(connection)
             self.stats.handshakes_expired += 1
 
     # -- what to do next
@@ -324,10 +337,17 @@ class Endpoint:
             if now >= handshake.deadline:
                 yield Transmit(handshake.address, [handshake.init(now)])
         dirty, self._shared.dirty = self._shared.dirty, []
-        for connection in dirty:
-            connection.is_dirty = False
-            yield from self._transmit(connection, now)
-            self._register(connection)
+        waiting = iter(dirty)
+        try:
+            for connection in waiting:
+                connection.is_dirty = False
+                try:
+                    yield from self._transmit(connection, now)
+                finally:
+                    self._register(connection)
+        finally:
+            # A retry policy of the application that raises holds up no other connection.
+            self._shared.dirty.extend(waiting)
 
     def _transmit(self, connection: Connection, now: float) -> Iterator[Transmit]:
         packets = connection.transmit(now)
@@ -341,7 +361,7 @@ class Endpoint:
         deadline = connection.deadline()
         if deadline is None:
             if self._connections.get(connection.local_cid) is connection:
-                del self._connections[connection.local_cid]
+                self._remove(connection)
             return
         registered = connection.deadline_registered
         if registered is not None and registered <= deadline:
@@ -371,8 +391,8 @@ class Endpoint:
 
 
 def _resets(packet: wire.Reset, connection: Connection) -> bool:
-    expected = connection.peer_reset_token
-    return len(expected) == 16 and hmac.compare_digest(expected, packet.token)
+    same_token = hmac.compare_digest(connection.peer_reset_token, packet.token)
+    return same_token and connection.remote_cid == packet.cid
 
 
 def _runs(address: Address, packets: list[bytes]) -> Iterator[Transmit]:
