@@ -2,7 +2,8 @@
 
 Rules: a datagram callback only feeds the core; events and packets are dealt with once per turn of
 the loop, in one flush. There is one loop timer per endpoint, armed for the core's one deadline.
-Nothing raises into the loop. Handler errors are logged at a bounded rate.
+Nothing raises into the loop: what the application gave the protocol (its deliveries, its
+`session_state`) may fail as handlers do. Such errors are logged at a bounded rate.
 """
 
 from __future__ import annotations
@@ -47,8 +48,18 @@ if TYPE_CHECKING:
     from aerogram.io.network import Network
     from aerogram.io.sockets import Address
 
+SessionEvent = MessagesReceived | MessageRefused | ChannelHasRoom | Drained | SessionEnded
+"""What a session is told."""
+
 LOG_LINES_PER_SECOND: Final = 10
 """Handler errors beyond this are counted and not logged."""
+
+CANCELS_LIMIT: Final = 3
+"""Handlers that catch this many cancellations are left alone when a server closes."""
+
+SOCKET_CLOSES_SECONDS: Final = 1.0
+"""A transport that has been closed says so in the next turn; one that does not is not waited for
+longer than this."""
 
 
 class SessionManager:
@@ -81,6 +92,9 @@ class SessionManager:
         self._lines_since = 0.0
         self._gone: asyncio.Future[None] | None = None
         self._closing = False
+        self._stopped = False
+        self._closed = asyncio.Event()
+        self._lost: asyncio.Future[None] = self._loop.create_future()
 
     # -- the socket
 
@@ -129,6 +143,8 @@ class SessionManager:
 
     def transport_lost(self, error: Exception | None) -> None:
         """From the socket: it is closed."""
+        if not self._lost.done():
+            self._lost.set_result(None)
         if error is not None and not self._closing:
             self._logger.error("the socket was lost: %s", error)
             for connection in self.endpoint.connections:
@@ -147,10 +163,15 @@ class SessionManager:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        if self._stopped:
+            return
         self.flush_scheduled = False
-        self.poll()
-        self._transmit()
-        self.poll()
+        try:
+            self.poll()
+            self._transmit()
+            self.poll()
+        except Exception as error:  # of a delivery that the application wrote
+            self._application_failed("a delivery", error)
         self._arm()
         if self._gone is not None and not self._gone.done() and self._all_gone():
             self._gone.set_result(None)
@@ -184,49 +205,65 @@ class SessionManager:
 
     def _timeout(self) -> None:
         self._timer = None
-        self.endpoint.handle_timeout(self.time())
+        try:
+            self.endpoint.handle_timeout(self.time())
+        except Exception as error:  # of a delivery that the application wrote
+            self._application_failed("a delivery", error)
         self._flush()
 
     # -- events
 
     def _take(self, event: Event) -> None:
-        if isinstance(event, MessagesReceived):
-            event.connection.owner.arrived(event.channel, event.runs)
-        elif isinstance(event, ChannelHasRoom):
-            event.connection.owner.has_room(event.channel)
-        elif isinstance(event, SessionOpened):
+        if isinstance(event, SessionOpened):
             self._opened(event)
-        elif isinstance(event, SessionEnded):
-            self._ended(event)
-        elif isinstance(event, Drained):
-            event.connection.owner.has_drained()
         elif isinstance(event, ConnectFailure):
             _fail(event.handshake.owner, HandshakeTimeout(event.reason))
+        elif event.connection.owner is not None:  # else it was turned away
+            self._tell(event.connection.owner, event)
+
+    def _tell(self, session: Session[Any], event: SessionEvent) -> None:
+        if isinstance(event, MessagesReceived):
+            session.arrived(event.channel, event.runs)
+        elif isinstance(event, ChannelHasRoom):
+            session.has_room(event.channel)
+        elif isinstance(event, SessionEnded):
+            self._ended(session, event)
+        elif isinstance(event, Drained):
+            session.has_drained()
         else:
-            self._refused(event)
+            self._refused(session, event)
 
     def _opened(self, event: SessionOpened) -> None:
         connection = event.connection
-        session: Session[Any] = Session(self, connection, self._channels, self._app)
         waiter: asyncio.Future[Session[Any]] | None = connection.owner
+        connection.owner = None
+        if self._closing:
+            connection.close(CloseCode.GOING_AWAY, "", self.time())
+            return
+        try:
+            session: Session[Any] = Session(self, connection, self._channels, self._app)
+        except Exception as error:  # of the application's `session_state`
+            self._application_failed("session_state", error)
+            connection.close(CloseCode.NO_ERROR, "the session could not be set up", self.time())
+            _fail(waiter, error)
+            return
         connection.owner = session
         self.sessions[session] = None
         self._logger.info("session with %s opened", session.address)
         session.start()
-        if waiter is not None:
-            if waiter.done():
-                connection.close(CloseCode.NO_ERROR, "", self.time())
-            else:
-                waiter.set_result(session)
+        if waiter is None:
+            return
+        if waiter.done():
+            connection.close(CloseCode.NO_ERROR, "", self.time())
+        else:
+            waiter.set_result(session)
 
-    def _ended(self, event: SessionEnded) -> None:
-        session: Session[Any] = event.connection.owner
+    def _ended(self, session: Session[Any], event: SessionEnded) -> None:
         error = closing_error(event.code, event.reason, by_peer=event.by_peer)
         self._logger.info("session with %s closed: %s", session.address, error)
         session.ended(error)
 
-    def _refused(self, event: MessageRefused) -> None:
-        session: Session[Any] = event.connection.owner
+    def _refused(self, session: Session[Any], event: MessageRefused) -> None:
         if self._may_log():
             self._logger.warning(
                 "%s did not take a message on channel %r: %s",
@@ -242,6 +279,12 @@ class SessionManager:
             self._logger.error(
                 "the handler of %s failed for %s", name, session.address, exc_info=error
             )
+
+    def _application_failed(self, what: str, error: Exception) -> None:
+        """Something of the application raised that belongs to no message: as a handler."""
+        self.handler_errors += 1
+        if self._may_log():
+            self._logger.error("%s of the application failed", what, exc_info=error)
 
     def _may_log(self) -> bool:
         now = self.time()
@@ -277,38 +320,61 @@ class SessionManager:
         """Close all sessions, wait for them at most `grace` seconds, and then the socket.
 
         Messages that are queued are let out first; handlers that still run after the grace are
-        cancelled.
+        cancelled. If this call is cancelled, all that happens at once.
         """
         if self._closing:
+            await self._closed.wait()
             return
         self._closing = True
         self.endpoint.accepting = False
         try:
             await self._close_sessions(reason, grace)
         finally:
+            self._end_sessions(reason)
+            self._flush()
+            self._stopped = self.flush_scheduled = True  # nothing is flushed any more
             if self._timer is not None:
                 self._timer.cancel()
-            self.flush_scheduled = True  # nothing is flushed any more
-            if self._transport is not None:
-                self._transport.close()
+            self._closed.set()
+            if self._protocol is not None:
+                self._protocol.close()
+                await asyncio.wait([self._lost], timeout=SOCKET_CLOSES_SECONDS)
 
     async def _close_sessions(self, reason: str, grace: float) -> None:
         closing = [
             asyncio.ensure_future(session.close(reason, grace=grace / 2))
             for session in [*self.sessions]
         ]
-        if closing:
-            await asyncio.wait(closing, timeout=grace)
-            now = self.time()
-            for connection in self.endpoint.connections:
-                connection.close(CloseCode.GOING_AWAY, reason, now)
-            self.poll()
-            for session in [*self.sessions]:
-                session.cancel()
-            await asyncio.wait(closing)
+        try:
+            if closing:
+                await asyncio.wait(closing, timeout=grace)
+                await self._cancel_handlers(reason, closing, grace)
+        finally:
+            for task in closing:
+                task.cancel()
         self._gone = self._loop.create_future()
         self.schedule_flush()
         await asyncio.wait([self._gone], timeout=grace)
+
+    async def _cancel_handlers(
+        self, reason: str, closing: list[asyncio.Task[None]], grace: float
+    ) -> None:
+        """Cancel what still runs, and again: `on_close` runs after the other handlers."""
+        for _ in range(CANCELS_LIMIT):
+            self._end_sessions(reason)
+            _, running = await asyncio.wait(closing, timeout=grace)
+            if not running:
+                return
+        self._logger.error("handlers of %d sessions go on although cancelled", len(self.sessions))
+
+    def _end_sessions(self, reason: str) -> None:
+        """End every session and cancel its handlers."""
+        now = self.time()
+        for connection in self.endpoint.connections:
+            connection.close(CloseCode.GOING_AWAY, reason, now)
+        self.poll()
+        for session in [*self.sessions]:
+            session.cancel()
 
     def _all_gone(self) -> bool:
         if self.sessions:

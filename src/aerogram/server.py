@@ -117,8 +117,10 @@ class Server:
     async def close(self, reason: str = "the server is closing") -> None:
         """Close every session with a reason, wait the grace time, and close the socket."""
         if not self._closed.is_set():
-            await self._manager.close(reason, self._manager.config.grace_seconds)
-            self._closed.set()
+            try:
+                await self._manager.close(reason, self._manager.config.grace_seconds)
+            finally:
+                self._closed.set()
 
     async def wait_closed(self) -> None:
         """Wait until `close` is done."""

@@ -95,6 +95,7 @@ class Session(Generic[StateT]):
         self._pings: set[asyncio.Future[None]] = set()
         self._opener: asyncio.Task[None] | None = None
         self._finisher: asyncio.Task[None] | None = None
+        self._runs_closers = False
         self._drained: asyncio.Future[None] | None = None
         self._queue_messages = self.config.send_queue_messages
         self._queue_bytes = self.config.send_queue_bytes
@@ -470,6 +471,7 @@ class Session(Generic[StateT]):
     async def _run_closers(self, error: SessionClosed | None) -> None:
         if self.app is None:
             return
+        self._runs_closers = True
         shown = None if isinstance(error, ClosedByPeer | ClosedLocally) else error
         for handler in self.app.closers:
             try:
@@ -486,12 +488,14 @@ class Session(Generic[StateT]):
         self._opener = asyncio.get_running_loop().create_task(self.run_open())
 
     def cancel(self) -> None:
-        """Grace is over: cancel the handlers that still run."""
+        """Grace is over: cancel the handlers that run now; that may be those of `on_close`."""
         for mailbox in self._mailboxes.values():
             if mailbox.worker is not None:
                 mailbox.worker.cancel()
         if self._opener is not None:
             self._opener.cancel()
+        if self._runs_closers and self._finisher is not None:
+            self._finisher.cancel()
 
     def joined(self, group: Group[Any]) -> None:
         """A group has taken this session in."""
