@@ -180,15 +180,17 @@ class Recovery:
             return lost
         rtt = self.rtt
         delay = max(TIME_THRESHOLD * max(rtt.latest, rtt.smoothed), GRANULARITY_SECONDS)
-        lost_before = now - delay
         largest = self.largest_acked
         for packet in self.sent.values():
             if packet.number > largest:
                 break
-            if packet.sent_at <= lost_before or largest >= packet.number + PACKET_THRESHOLD:
+            # The same sum as the deadline: `sent_at <= now - delay` may be false by a rounding when
+            # the timer fires exactly on time, and then it would be due again at once.
+            lost_at = packet.sent_at + delay
+            if lost_at <= now or largest >= packet.number + PACKET_THRESHOLD:
                 lost.append(packet)
-            elif self.loss_time is None or packet.sent_at + delay < self.loss_time:
-                self.loss_time = packet.sent_at + delay
+            elif self.loss_time is None or lost_at < self.loss_time:
+                self.loss_time = lost_at
         for packet in lost:
             del self.sent[packet.number]
             self.bytes_in_flight -= packet.size
