@@ -1,8 +1,11 @@
-"""What the core tells the shell. Plain data, polled from the endpoint in the order it happened."""
+"""What the core tells the shell. Plain data, polled from the endpoint in the order it happened.
+
+These are no dataclasses: compiled, a dataclass needs the classes of its fields when it is made,
+and `Connection` is made from these.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -35,65 +38,79 @@ class RefuseCode(IntEnum):
     UNDECODABLE = 5
 
 
-@dataclass(slots=True)
 class SessionOpened:
     """Both sides have proved who they are."""
 
-    connection: Connection
-    handshake: ClientHandshake | None
-    """The handshake that this answers, at the client; None at the server."""
+    __slots__ = ("connection", "handshake")
+
+    def __init__(self, connection: Connection, handshake: ClientHandshake | None) -> None:
+        self.connection = connection
+        self.handshake = handshake
+        """The handshake that this answers, at the client; None at the server."""
 
 
-@dataclass(slots=True)
 class ConnectFailure:
     """A client's handshake ended without a session."""
 
-    handshake: ClientHandshake
-    reason: str
+    __slots__ = ("handshake", "reason")
+
+    def __init__(self, handshake: ClientHandshake, reason: str) -> None:
+        self.handshake = handshake
+        self.reason = reason
 
 
-@dataclass(slots=True)
 class MessagesReceived:
     """Messages that their channel hands over, in the channel's order."""
 
-    connection: Connection
-    channel: ReceiveChannel
-    runs: list[Run]
+    __slots__ = ("channel", "connection", "runs")
+
+    def __init__(self, connection: Connection, channel: ReceiveChannel, runs: list[Run]) -> None:
+        self.connection = connection
+        self.channel = channel
+        self.runs = runs
 
 
-@dataclass(slots=True)
 class MessageRefused:
     """The peer did not take a message."""
 
-    connection: Connection
-    channel_name: str
-    code: int
-    reason: str
+    __slots__ = ("channel_name", "code", "connection", "reason")
+
+    def __init__(self, connection: Connection, channel_name: str, code: int, reason: str) -> None:
+        self.connection = connection
+        self.channel_name = channel_name
+        self.code = code
+        self.reason = reason
 
 
-@dataclass(slots=True)
 class ChannelHasRoom:
     """A sender that found the queue full may go on."""
 
-    connection: Connection
-    channel: SendChannel
+    __slots__ = ("channel", "connection")
+
+    def __init__(self, connection: Connection, channel: SendChannel) -> None:
+        self.connection = connection
+        self.channel = channel
 
 
-@dataclass(slots=True)
 class Drained:
     """Everything that was sent is acknowledged, or has ended otherwise."""
 
-    connection: Connection
+    __slots__ = ("connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
 
 
-@dataclass(slots=True)
 class SessionEnded:
     """The session is over."""
 
-    connection: Connection
-    code: int
-    reason: str
-    by_peer: bool
+    __slots__ = ("by_peer", "code", "connection", "reason")
+
+    def __init__(self, connection: Connection, code: int, reason: str, by_peer: bool) -> None:
+        self.connection = connection
+        self.code = code
+        self.reason = reason
+        self.by_peer = by_peer
 
 
 Event = (
