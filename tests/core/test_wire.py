@@ -348,6 +348,14 @@ def test_a_packet_has_no_more_units_than_the_limit() -> None:
             wire.decode_frames_untrusted(data)
 
 
+@pytest.mark.parametrize("count", [1, 3, 4, 64, 70])
+@pytest.mark.parametrize("size", ["80", "c0", "ff"])
+def test_a_message_whose_size_takes_more_than_two_bytes_is_an_error(count: int, size: str) -> None:
+    message = bytes.fromhex(size) + bytes(int(size, 16))
+    with pytest.raises(DecodeError):
+        wire.decode_frames_untrusted(wire.encode_messages_header(0, 0, count) + message * count)
+
+
 def test_an_ack_leaves_out_what_would_make_it_too_long() -> None:
     far = [(n << 33, n << 33) for n in range(64, 0, -1)]
     [ack] = wire.decode_frames_untrusted(wire.encode_ack(far[0][1], 1 << 61, far))

@@ -346,7 +346,9 @@ def _read_payloads(data: bytes, position: int, count: int) -> tuple[list[bytes],
     """The hottest loop of the library. The caller checks that the position is still inside."""
     size = data[position]
     wide = 1
-    if 0x40 <= size < 0x80:
+    if size >= 0x40:
+        if size >= 0x80:
+            raise DecodeError("a message that should have been sent in fragments")
         size = (size - 0x40 << 8) | data[position + 1]
         wide = 2
     stride = wide + size
