@@ -32,7 +32,7 @@ _ArgumentsT = TypeVarTuple("_ArgumentsT")
 LONGEST_SECONDS: Final = 4_000_000.0
 """Virtual time ends here (46 days): beyond, floats are coarser than the loop's resolution."""
 
-TURNS_AT_ONE_INSTANT_LIMIT: Final = 10_000_000
+TURNS_AT_ONE_INSTANT_LIMIT: Final = 1_000_000
 """Turns of the loop without progress of time after which the program is taken to spin."""
 
 _RESOLUTION_SECONDS: Final = 1e-9
