@@ -28,6 +28,7 @@ from aerogram.core.events import (
     SessionEnded,
     SessionOpened,
 )
+from aerogram.core.stats import ConnectionStats
 from aerogram.errors import (
     ChannelMismatch,
     ClosedByPeer,
@@ -78,6 +79,8 @@ class SessionManager:
         self.flush_scheduled = False
         self.sessions: dict[Session[Any], None] = {}
         self.handler_errors = 0
+        self.ended = ConnectionStats()
+        """What the sessions that are gone have counted."""
         self._app = app
         self._channels = channels
         self._logger = logger
@@ -297,6 +300,7 @@ class SessionManager:
     def session_finished(self, session: Session[Any]) -> None:
         """A session has ended and its handlers are done."""
         self.sessions.pop(session, None)
+        self.ended.add(session.connection.stats)
         if self._gone is not None and not self._gone.done() and self._all_gone():
             self._gone.set_result(None)
 

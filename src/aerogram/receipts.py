@@ -26,14 +26,7 @@ class SessionStats(ConnectionStats):
     @property
     def balanced(self) -> bool:
         """True if every message that was sent has one outcome or is in flight."""
-        ended = (
-            self.messages_delivered
-            + self.messages_lost
-            + self.messages_expired
-            + self.messages_superseded
-            + self.messages_refused
-        )
-        return self.messages_sent == ended + self.messages_in_flight
+        return self.messages_sent == self.messages_ended + self.messages_in_flight
 
 
 class Receipt:

@@ -23,7 +23,7 @@ from aerogram.config import Config
 from aerogram.core.endpoint import Endpoint
 from aerogram.core.handshake import ClientSecurity, ServerSecurity
 from aerogram.core.keys import Identity
-from aerogram.core.stats import EndpointStats
+from aerogram.core.stats import ConnectionStats, EndpointStats
 from aerogram.core.wire import Mode
 from aerogram.errors import (
     ConnectFailed,
@@ -63,6 +63,8 @@ class ServerStats:
 
     sessions: int
     handler_errors: int
+    ended: ConnectionStats
+    """What the sessions that are gone have counted."""
     endpoint: EndpointStats
     transport: TransportStats
 
@@ -110,6 +112,7 @@ class Server:
         return ServerStats(
             sessions=len(self.sessions),
             handler_errors=manager.handler_errors,
+            ended=manager.ended,
             endpoint=manager.endpoint.stats,
             transport=manager.protocol.stats,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(slots=True)
@@ -28,6 +28,8 @@ class ConnectionStats:
     messages_received_refused: int = 0
     """No handler took them, or one refused them."""
     messages_resent: int = 0
+    policy_faults: int = 0
+    """Times that an ordering or retry policy of the user's own did what it must not."""
 
     packets_sent: int = 0
     packets_received: int = 0
@@ -39,6 +41,23 @@ class ConnectionStats:
     bytes_received: int = 0
     probe_timeouts: int = 0
     path_changes: int = 0
+
+    @property
+    def messages_ended(self) -> int:
+        """Messages that were sent and have their one outcome."""
+        return (
+            self.messages_delivered
+            + self.messages_lost
+            + self.messages_expired
+            + self.messages_superseded
+            + self.messages_refused
+        )
+
+    def add(self, other: ConnectionStats) -> None:
+        """Count what another has counted as well."""
+        for field in fields(ConnectionStats):
+            total = getattr(self, field.name) + getattr(other, field.name)
+            setattr(self, field.name, total)
 
 
 @dataclass(slots=True)

@@ -120,6 +120,11 @@ class PacketProtocol(asyncio.DatagramProtocol):
         self._completion_scheduled = False
         self._log = _LogLimit()
 
+    @property
+    def receiver(self) -> DatagramReceiver:
+        """What datagrams are handed to."""
+        return self._receiver
+
     # Sending
 
     def send_run(self, packets: Sequence[bytes], address: Address) -> None:
