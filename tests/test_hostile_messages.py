@@ -246,6 +246,12 @@ def test_what_makes_no_sense_has_a_key_that_nobody_has() -> None:
         codec.decode_any(codec.encode_answer(1, 2))
 
 
+@pytest.mark.parametrize("payload", [b"\xff\x00\x01", b"\xfe\x00\x90"])
+def test_a_topic_or_tag_that_nobody_can_send_is_not_taken(payload: bytes) -> None:
+    with pytest.raises(DecodeError, match="a name is empty"):
+        codec.decode_any(payload)
+
+
 # -- requests
 
 

@@ -182,6 +182,8 @@ def _untyped(tag: int | str, fields: Any) -> Untyped:
 
 
 def _name_of(head: bytes) -> str:
+    if len(head) == 2:
+        raise DecodeError("a name is empty")
     try:
         return head[2:].decode()
     except UnicodeDecodeError:
