@@ -201,12 +201,17 @@ class Host:
                 del self.bound[key]
         self.network.changed()
 
-    def listeners(self, group: str, port: int) -> list[SimulatedTransport]:
-        """Return the sockets that get what is sent to a group, or with "" to all by broadcast."""
+    def listeners(
+        self, group: str, port: int, source: str | None = None
+    ) -> list[SimulatedTransport]:
+        """Return the sockets that get what is sent to a group, or with "" to all by broadcast.
+
+        With `source` what that host sends; without, what anybody does.
+        """
         return [
             transport
             for transport in self._transports
-            if transport.port == port and transport.hears(group)
+            if transport.port == port and transport.hears(group, source)
         ]
 
     # Programs, and what happens to machines

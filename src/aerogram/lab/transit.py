@@ -212,7 +212,7 @@ class Transit:
             receiver, key = inside
         assert isinstance(receiver, Host)
         if path.to_many:
-            sockets = receiver.listeners(*key)
+            sockets = receiver.listeners(*key, source[0])
         else:
             sockets = _choose(receiver.bound.get(key, []), source)
         if sockets:

@@ -58,8 +58,8 @@ class SimulatedTransport(asyncio.DatagramTransport):
         self.port: int = bound[1]
         self.peer = peer
         self.allow_broadcast = allow_broadcast
+        """SO_BROADCAST; may be changed."""
         self.reuse_port = reuse_port
-        self.groups: dict[str, None] = {}
         self.refused = 0
         """Datagrams given to `sendto` that never left: the socket was closed, or they were too
         large."""
@@ -68,6 +68,8 @@ class SimulatedTransport(asyncio.DatagramTransport):
         self._transmit = host.network.transit.transmit
         self._protocol = protocol
         self._multicast_loop = True
+        self._memberships: dict[tuple[str, str | None], int] = {}
+        """How often each group and source was joined."""
         self._closing = False
         self._payload_limit = LARGEST_PAYLOAD_BYTES + (20 if ":" in self.ip else 0)
         self._paths: dict[object, tuple[Path, ...]] = {}
@@ -175,20 +177,28 @@ class SimulatedTransport(asyncio.DatagramTransport):
 
     # Multicast
 
-    def join_group(self, group: str) -> None:
+    def join_group(
+        self, group: str, interface: str | None = None, source: str | None = None
+    ) -> None:
         """Receive what is sent to a multicast group and this socket's port.
 
-        Raises `InvalidAddress` for what is no group of the socket's family.
+        From `source` only if given. A simulated host has one interface, so `interface` says
+        nothing. Raises `InvalidAddress` for what is no group or source of the socket's family.
         """
-        self.groups[_checked_group(group, self.ip)] = None
+        membership = _checked_group(group, self.ip), _checked_source(source, self.ip)
+        self._memberships[membership] = self._memberships.get(membership, 0) + 1
         self._network.changed()
 
-    def leave_group(self, group: str) -> None:
-        """Undo `join_group`; `InvalidAddress` also for a group that was not joined."""
-        group = _checked_group(group, self.ip)
-        if group not in self.groups:
-            raise InvalidAddress(f"not a member of {group}")
-        del self.groups[group]
+    def leave_group(
+        self, group: str, interface: str | None = None, source: str | None = None
+    ) -> None:
+        """Undo one `join_group` with the same arguments. Raises `OSError` for no member."""
+        membership = _checked_group(group, self.ip), _checked_source(source, self.ip)
+        if membership not in self._memberships:
+            raise _os_error(errno.EADDRNOTAVAIL)
+        self._memberships[membership] -= 1
+        if not self._memberships[membership]:
+            del self._memberships[membership]
         self._network.changed()
 
     @property
@@ -201,11 +211,19 @@ class SimulatedTransport(asyncio.DatagramTransport):
         self._multicast_loop = is_on
         self._network.changed()
 
-    def hears(self, group: str) -> bool:
-        """Whether it gets what is sent to a group, or with "" by broadcast."""
+    def hears(self, group: str, source: str | None = None) -> bool:
+        """Whether it gets what is sent to a group, or with "" by broadcast.
+
+        With `source` what that host sends; without, what anybody does.
+        """
         if not group:
             return self.ip == "0.0.0.0"  # noqa: S104
-        return group in self.groups and self.ip in (group, "0.0.0.0", "::")  # noqa: S104
+        if self.ip not in (group, "0.0.0.0", "::"):  # noqa: S104
+            return False
+        return any(
+            joined == group and (source is None or wanted in (None, source))
+            for joined, wanted in self._memberships
+        )
 
     # What every transport has
 
@@ -264,4 +282,16 @@ def _checked_group(group: str, ip: str) -> str:
         raise InvalidAddress(f"not a multicast group: {group!r}") from error
     if not address.is_multicast or (address.version == 6) != (":" in ip):
         raise InvalidAddress(f"not a multicast group for a socket at {ip}: {group}")
+    return str(address)
+
+
+def _checked_source(source: str | None, ip: str) -> str | None:
+    if source is None:
+        return None
+    try:
+        address = ipaddress.ip_address(source)
+    except ValueError as error:
+        raise InvalidAddress(f"not a source: {source!r}") from error
+    if (address.version == 6) != (":" in ip):
+        raise InvalidAddress(f"not a source for a socket at {ip}: {source}")
     return str(address)
