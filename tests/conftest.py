@@ -11,6 +11,8 @@ from importlib.util import find_spec
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
+pytest_plugins = ["pytester"]  # for the tests of our own plug-in
+
 
 def pytest_asyncio_loop_factories() -> Mapping[str, LoopFactory]:
     """The loops of pytest-asyncio; uvloop where the platform has it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aerogram.errors import AerogramError
 
 
@@ -21,7 +23,14 @@ class SimulationTimeout(SimulationError, TimeoutError):
 
 
 class LeftOver(SimulationError):
-    """The main coroutine has ended, and tasks or timers that it started have not."""
+    """The main coroutine has ended, and tasks or timers that it started have not.
+
+    `result` is what the main coroutine has returned.
+    """
+
+    def __init__(self, text: str, result: Any) -> None:
+        super().__init__(text)
+        self.result = result
 
 
 class Nondeterminism(SimulationError):

@@ -146,7 +146,7 @@ class Host:
         for key in keys:
             self.bound.setdefault(key, []).append(transport)
         self._transports[transport] = keys
-        self.network.changed()
+        self.network.opened(transport)
         protocol.connection_made(transport)
         return transport, protocol
 

@@ -15,12 +15,13 @@ import errno
 import ipaddress
 import random
 from collections.abc import Callable, Iterable
-from typing import Final, Unpack
+from typing import Final, Protocol, Unpack
 
 from aerogram.errors import InvalidAddress
 from aerogram.io.network import TransportAndProtocol
 from aerogram.io.sockets import Address, checked_address, is_numeric
 from aerogram.lab.addresses import AddressBook, parse_ipv4, parse_ipv6
+from aerogram.lab.faults import checked_faults
 from aerogram.lab.host import EndpointOptions, Host
 from aerogram.lab.link import Link
 from aerogram.lab.loop import VirtualLoop
@@ -34,6 +35,19 @@ from aerogram.lab.transport import SimulatedTransport
 Node = Host | Nat
 Where = str | Node | Iterable[str | Node]
 """A host or NAT, its name, or several."""
+
+
+class Watcher(Protocol):
+    """Is told of what is made while it is in `WATCHERS`, as by a test that checks it all."""
+
+    def network_made(self, network: Network) -> None:
+        """Know of a network before anything is in it."""
+
+    def socket_opened(self, transport: SimulatedTransport) -> None:
+        """Know of a socket of a host of any network."""
+
+
+WATCHERS: Final[list[Watcher]] = []
 
 _PERFECT: Final = Link()
 _LOCALHOST: Final = "localhost"
@@ -68,6 +82,10 @@ class Network:
         self._addresses = AddressBook()
         self._guests = 0
         self._nats = 0
+        self.expected: set[str] = set()
+        """Faults that `expect` has named."""
+        for watcher in WATCHERS:
+            watcher.network_made(self)
 
     def __repr__(self) -> str:
         return f"<Network seed={self.seed} {len(self._nodes)} hosts, {self.in_flight} in flight>"
@@ -326,6 +344,21 @@ class Network:
     def changed(self) -> None:
         """Let sockets find their ways anew."""
         self.generation += 1
+
+    # Those who look on
+
+    def expect(self, *faults: str) -> None:
+        """Let a test pass in spite of these: names of `aerogram.lab.faults.FAULTS`.
+
+        Raises `ValueError` for a name that is not there.
+        """
+        self.expected.update(checked_faults(faults))
+
+    def opened(self, transport: SimulatedTransport) -> None:
+        """Take in a socket that a host has opened."""
+        self.changed()
+        for watcher in WATCHERS:
+            watcher.socket_opened(transport)
 
     # Time
 

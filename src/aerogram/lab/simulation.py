@@ -84,7 +84,7 @@ def _run(
     left += [f"  {timer!r}" for timer in loop.timers_left()]
     loop.raise_failure()
     if left and not allow_left_over:
-        raise LeftOver("\n".join(["left over after the main coroutine:", *left]))
+        raise LeftOver("\n".join(["left over after the main coroutine:", *left]), result)
     return result
 
 

@@ -143,9 +143,14 @@ class Trace:
 
     # Export
 
-    def as_text(self) -> str:
-        """Return a line for each kept entry, and the counters and the hash below."""
-        lines = [_line(entry) for entry in self.entries]
+    def as_text(self, *, last: int | None = None) -> str:
+        """Return a line for each kept entry, and the counters and the hash below.
+
+        With `last` only so many entries, the newest.
+        """
+        entries = self.entries
+        first = 0 if last is None else max(0, len(entries) - last)
+        lines = [_line(entry) for entry in entries[first:]]
         drops = [f"{count} {reason}" for reason, count in sorted(self.dropped.items())]
         remarks = [f"{count} {remark}" for remark, count in sorted(self.remarks.items())]
         lines.append(f"sent {self.sent}, duplicated {self.duplicated}, delivered {self.delivered}")
