@@ -1,0 +1,1 @@
+"""Time over the network: SNTP, as a user of connectionless endpoints."""
