@@ -25,6 +25,7 @@ from aerogram.core.events import (
     Event,
     MessageRefused,
     MessagesReceived,
+    PolicyFailed,
     SessionEnded,
     SessionOpened,
 )
@@ -49,7 +50,9 @@ if TYPE_CHECKING:
     from aerogram.io.network import Network
     from aerogram.io.sockets import Address
 
-SessionEvent = MessagesReceived | MessageRefused | ChannelHasRoom | Drained | SessionEnded
+SessionEvent = (
+    MessagesReceived | MessageRefused | PolicyFailed | ChannelHasRoom | Drained | SessionEnded
+)
 """What a session is told."""
 
 LOG_LINES_PER_SECOND: Final = 10
@@ -233,6 +236,8 @@ class SessionManager:
             self._ended(session, event)
         elif isinstance(event, Drained):
             session.has_drained()
+        elif isinstance(event, PolicyFailed):
+            self._application_failed(f"the delivery of channel {event.channel_name!r}", event.error)
         else:
             self._refused(session, event)
 

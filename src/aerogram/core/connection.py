@@ -9,27 +9,28 @@ It ends in one of two ways: it says CLOSE and is told so (CLOSING), or the peer 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from aerogram.config import MESSAGE_OVERHEAD_BYTES, Config
+from aerogram.config import Config
 from aerogram.core import wire
-from aerogram.core.channel import ChannelSpec, Outgoing, ReceiveChannel, Run, SendChannel
+from aerogram.core.arrivals import Arrivals
+from aerogram.core.channel import ChannelSpec, SendChannel
 from aerogram.core.congestion import Controller, FixedWindow
 from aerogram.core.events import (
     ChannelHasRoom,
     CloseCode,
     Drained,
     Event,
-    MessageRefused,
-    MessagesReceived,
     RefuseCode,
     SessionEnded,
     SessionOpened,
 )
+from aerogram.core.incoming import ReceiveChannel
 from aerogram.core.keys import PacketProtection
+from aerogram.core.outgoing import Outgoing
 from aerogram.core.packing import Packer
 from aerogram.core.path import Address, Path
 from aerogram.core.receiver import ChannelDisagreement, ReassemblyBudget, Receiver
@@ -75,6 +76,7 @@ class Connection:
     """The protocol with one peer after the handshake."""
 
     __slots__ = (
+        "_arrivals",
         "_close_at",
         "_close_frame",
         "_closes_sent",
@@ -127,6 +129,9 @@ class Connection:
         self._sender = Sender(config, controller, protection, remote_cid, peer, self.stats)
         self._packer = Packer(self._sender)
         self._receiver = Receiver(config, shared.specs, shared.budget, self.stats)
+        self._arrivals = Arrivals(
+            self, self._sender, self._receiver, self.path, self.stats, shared.events
+        )
         self._idle_seconds = idle_seconds(config, peer)
         self._last_received_at = now
         self._close_frame = b""
@@ -194,6 +199,23 @@ class Connection:
             self.touch()
         return message
 
+    def send_about(
+        self,
+        key: Hashable,
+        channel: SendChannel,
+        payload: bytes,
+        now: float,
+        deadline: float | None = None,
+    ) -> Outgoing:
+        """Like `send`, on a channel where a message supersedes older ones of the same key.
+
+        Raises `TypeError` for a key that cannot be one.
+        """
+        hash(key)
+        message = self.send(channel, payload, deadline)
+        self._sender.supersede(channel, key, message, now)
+        return message
+
     def consumed(self, channel: ReceiveChannel, cost: int) -> None:
         """Handlers are done with messages of this cost; the peer may send as much again."""
         channel.consumed(cost)
@@ -213,6 +235,11 @@ class Connection:
         if answered is not None:
             self._sender.pings.append(answered)
         self.touch()
+
+    @property
+    def is_drained(self) -> bool:
+        """True if nothing waits and nothing is unacknowledged."""
+        return self._sender.drained
 
     def notify_when_drained(self) -> None:
         """Ask for one `Drained` event once nothing is on its way."""
@@ -274,7 +301,7 @@ class Connection:
             if self.state is not State.OPEN:
                 self._receive_late(frames, now)
                 return True
-            eliciting = self._take_frames(frames, now)
+            eliciting = self._arrivals.take(frames, now)
         except ChannelDisagreement as error:
             self.close(CloseCode.CHANNEL_MISMATCH, str(error), now)
             return True
@@ -296,66 +323,8 @@ class Connection:
         elif self.state is State.DRAINING:
             self._close_at = now
 
-    def _take_frames(self, frames: list[wire.Frame], now: float) -> bool:
-        eliciting = False
-        for frame in frames:
-            if isinstance(frame, wire.Messages):
-                channel, messages = self._receiver.messages(frame)
-                eliciting = True
-                if channel.known:
-                    self._hand_over(channel, messages)
-                else:
-                    self._refuse_unknown(channel, frame)
-            elif isinstance(frame, wire.Ack):
-                self._sender.acknowledged(frame, self._receiver, now)
-            elif isinstance(frame, wire.Fragment):
-                eliciting = True
-                channel, messages = self._receiver.fragment(frame, now)
-                self._hand_over(channel, messages)
-            elif isinstance(frame, wire.Close):
-                self._peer_closed(frame, now)
-                return False
-            else:
-                eliciting = True
-                self._take_control(frame, now)
-        return eliciting
-
-    def _take_control(self, frame: wire.Frame, now: float) -> None:
-        if isinstance(frame, wire.ChannelAnnounce):
-            self._receiver.announced(frame)
-        elif isinstance(frame, wire.Ping):
-            self._receiver.acknowledge_at_once()
-        elif isinstance(frame, wire.Credit):
-            self._sender.credit(frame.channel, frame.limit)
-        elif isinstance(frame, wire.Skip):
-            channel, messages = self._receiver.skip(frame)
-            self._hand_over(channel, messages)
-        elif isinstance(frame, wire.Refuse):
-            self._peer_refused(frame, now)
-        elif isinstance(frame, wire.PathChallenge):
-            self.path.response = frame.data
-        elif isinstance(frame, wire.PathResponse) and self.path.answered(frame.data):
-            self.stats.path_changes += 1
-
-    def _hand_over(self, channel: ReceiveChannel, runs: list[Run]) -> None:
-        if runs:
-            for _, messages, _ in runs:
-                self.stats.messages_received += len(messages)
-            self._shared.events.append(MessagesReceived(self, channel, runs))
-
-    def _refuse_unknown(self, channel: ReceiveChannel, frame: wire.Messages) -> None:
-        reason = f"no channel {channel.name!r} with delivery {channel.delivery_code!r} here"
-        for number, payload in enumerate(frame.payloads, frame.first_number):
-            self.refuse(channel, number, RefuseCode.UNKNOWN_CHANNEL, reason)
-            channel.consumed(len(payload) + MESSAGE_OVERHEAD_BYTES)
-
-    def _peer_refused(self, frame: wire.Refuse, now: float) -> None:
-        self._sender.refused(frame.channel, frame.number, frame.reason, now)
-        channels = self._sender.channels
-        name = channels[frame.channel].name if frame.channel < len(channels) else ""
-        self._shared.events.append(MessageRefused(self, name, frame.code, frame.reason))
-
-    def _peer_closed(self, frame: wire.Close, now: float) -> None:
+    def peer_closed(self, frame: wire.Close, now: float) -> None:
+        """The peer has ended the session."""
         self._end(frame.code, frame.reason, now, by_peer=True)
         self.state = State.DRAINING
         self._close_frame = wire.encode_close(CloseCode.NO_ERROR, "")
@@ -392,6 +361,8 @@ class Connection:
 
     def _announce(self, now: float) -> None:
         sender = self._sender
+        if sender.faults:
+            self._arrivals.note_faults(sender.faults)
         if sender.roomy:
             for channel in sender.roomy:
                 self._shared.events.append(ChannelHasRoom(self, channel))

@@ -8,18 +8,25 @@ that a user's own classes meet; the connection knows no preset by name.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from aerogram.core.recovery import Rtt
 
+KEYS_LIMIT: Final = 4096
+"""Keys that a channel remembers at each side; beyond, the one not heard of longest is forgotten."""
+
 
 class Ordering(Protocol):
     """Decides at the receiver when an arrived message is handed over.
 
-    Each sequence number arrives at most once on channels that resend. A message that is neither
-    returned nor held is dropped; one that holds messages back is a `HoldingOrdering`.
+    Each sequence number arrives at most once on channels that resend. One that holds messages back
+    for later is a `HoldingOrdering`; of any other, what is not returned at once is dropped.
+
+    Whatever it does, the session lives: a message for which it raises is refused and counted, and
+    what it returns without having been given it, or twice, is not handed over and counted.
     """
 
     def arrived(self, sequence: int, message: Any) -> Iterable[Any]:
@@ -28,7 +35,10 @@ class Ordering(Protocol):
 
 
 class HoldingOrdering(Ordering, Protocol):
-    """An ordering that keeps messages for later."""
+    """An ordering that keeps messages for later.
+
+    It returns each message in the end: what it holds takes up the sender's credit.
+    """
 
     def skipped(self, sequence: int) -> Iterable[Any]:
         """This number will never come; return what that sets free."""
@@ -60,7 +70,9 @@ class Retry(Protocol):
     def next_try(self, sent: Sent, rtt: Rtt) -> float | None:
         """Asked after each transmission: the time to send again if no acknowledgement came by then.
 
-        `math.inf` leaves it to loss detection (RFC 9002 §6); None means never again.
+        `math.inf` leaves it to loss detection (RFC 9002 §6); None means never again. A time that
+        has passed means soon. An answer that is no time, or an exception, is counted and taken as
+        `math.inf`.
         """
 
 
@@ -135,6 +147,55 @@ class NewestWins:
         return (message,)
 
 
+class NewestPerKey:
+    """Hand over a message unless a newer one with the same key has been.
+
+    Of a key that is forgotten (the one not heard of longest, beyond `limit` keys) an older message
+    may be handed over again. Superseded messages are not resent, so that takes one which was on
+    its way while `limit` other keys changed.
+    """
+
+    __slots__ = ("_key", "_limit", "_newest")
+
+    def __init__(self, key: Callable[[Any], Hashable], limit: int = KEYS_LIMIT) -> None:
+        self._key = key
+        self._limit = limit
+        self._newest: OrderedDict[Hashable, int] = OrderedDict()
+
+    def arrived(self, sequence: int, message: Any) -> Iterable[Any]:
+        """Hand it over if it is the newest of its key."""
+        key = self._key(message)
+        newest = self._newest
+        if sequence <= newest.get(key, -1):
+            return ()
+        newest[key] = sequence
+        newest.move_to_end(key)
+        if len(newest) > self._limit:
+            newest.popitem(last=False)
+        return (message,)
+
+
+@dataclass(frozen=True, slots=True)
+class PerKey:
+    """Makes the `NewestPerKey` of each channel; two of the same key are equal."""
+
+    key: Callable[[Any], Hashable]
+    limit: int = KEYS_LIMIT
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise ValueError(f"a channel remembers at least 1 key, not {self.limit}")
+
+    def __call__(self) -> NewestPerKey:
+        """The ordering of one channel of one session."""
+        return NewestPerKey(self.key, self.limit)
+
+
+def one_key(_message: Any) -> Hashable:
+    """All messages are about the same thing."""
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Never:
     """Send once."""
@@ -173,6 +234,12 @@ class Delivery:
     """A message older than this is given up, unless its own deadline was given."""
     name: str = ""
     """The name of the preset; the classes' names otherwise."""
+    key: Callable[[Any], Hashable] | None = None
+    """What a message is about. A newer message of the same key supersedes an older one that is not
+    acknowledged: that is not sent, or not sent again. The sender asks with what it was given to
+    send, and only if there is a key. None: nothing is superseded."""
+    keys_limit: int = KEYS_LIMIT
+    """Keys that the sender remembers; the message of one that it forgets is not superseded."""
 
     @property
     def resends(self) -> bool:
@@ -188,7 +255,10 @@ class Delivery:
 
 
 def preset(name: str) -> Delivery | None:
-    """The preset with this name and no limits, if there is one: what a receiver may assume."""
+    """The preset with this name and no limits, if there is one: what a receiver may assume.
+
+    There is none for `latest`: its receiver has to know the key.
+    """
     return _PRESETS.get(name)
 
 
@@ -197,4 +267,7 @@ _PRESETS: Final = {
     "sequenced": Delivery(NewestWins, Never(), None, "sequenced"),
     "reliable": Delivery(AsItArrives, UntilAcknowledged(), None, "reliable"),
     "ordered": Delivery(InOrder, UntilAcknowledged(), None, "ordered"),
+    "reliable_sequenced": Delivery(
+        NewestWins, UntilAcknowledged(), None, "reliable_sequenced", one_key
+    ),
 }

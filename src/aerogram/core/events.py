@@ -82,6 +82,17 @@ class MessageRefused:
         self.reason = reason
 
 
+class PolicyFailed:
+    """An ordering or a retry policy that the user wrote did what it must not; the session lives."""
+
+    __slots__ = ("channel_name", "connection", "error")
+
+    def __init__(self, connection: Connection, channel_name: str, error: Exception) -> None:
+        self.connection = connection
+        self.channel_name = channel_name
+        self.error = error
+
+
 class ChannelHasRoom:
     """A sender that found the queue full may go on."""
 
@@ -118,6 +129,7 @@ Event = (
     | ConnectFailure
     | MessagesReceived
     | MessageRefused
+    | PolicyFailed
     | ChannelHasRoom
     | Drained
     | SessionEnded

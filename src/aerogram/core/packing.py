@@ -13,8 +13,9 @@ from typing import Final
 
 from aerogram.config import MESSAGE_OVERHEAD_BYTES
 from aerogram.core import wire
-from aerogram.core.channel import Outgoing, OutgoingRecord, Piece, SendChannel
+from aerogram.core.channel import SendChannel
 from aerogram.core.fragments import SMALLEST_FRAGMENT_BYTES
+from aerogram.core.outgoing import Outgoing, OutgoingRecord, Piece
 from aerogram.core.receiver import Receiver
 from aerogram.core.recovery import SentPacket
 from aerogram.core.sender import HEADER_ROOM_BYTES, Sender
@@ -43,7 +44,7 @@ class Packer:
         if close is not None:
             parts.append(close)
         elif may_send:
-            if sender.controls or receiver.credits_due:
+            if sender.controls or sender.skips or receiver.credits_due:
                 room = self._fill_controls(packet, parts, room, receiver)
             if wants:
                 self._fill_messages(packet, parts, room)
@@ -95,6 +96,24 @@ class Packer:
             packet.controls.append(frame)
             packet.ack_eliciting = True
             room -= _put_frame(packet, parts, frame)
+        if self._sender.skips:
+            room = self._fill_skips(packet, parts, room)
+        return room
+
+    def _fill_skips(self, packet: SentPacket, parts: list[bytes], room: int) -> int:
+        """What was given up, each after the announcement of its channel."""
+        skips = self._sender.skips
+        while skips and packet.units_left >= 2 * wire.FRAME_UNITS:
+            channel, frame = skips[0]
+            is_known = channel.announced or channel in packet.announces
+            if len(frame) + (0 if is_known else len(channel.announcement)) > room:
+                break
+            if not is_known:
+                room -= _put_frame(packet, parts, channel.announcement)
+                packet.announces.append(channel)
+            room -= _put_frame(packet, parts, frame)
+            packet.skips.append(skips.popleft())
+            packet.ack_eliciting = True
         return room
 
     def _fill_messages(self, packet: SentPacket, parts: list[bytes], room: int) -> None:
@@ -117,11 +136,10 @@ class Packer:
         announced = 0
         if packet.units_left <= 2 * wire.FRAME_UNITS:
             return room
-        if not channel.announced:
-            frame = wire.encode_channel(channel.identity, channel.name, channel.delivery.code)
-            if len(frame) + HEADER_ROOM_BYTES > room:
+        if not channel.announced and channel not in packet.announces:
+            if len(channel.announcement) + HEADER_ROOM_BYTES > room:
                 return room
-            announced = _put_frame(packet, parts, frame)
+            announced = _put_frame(packet, parts, channel.announcement)
             room -= announced
         before = room
         if channel.lost_pieces:
@@ -148,7 +166,9 @@ class Packer:
         credit = channel.credit_cost - channel.sent_cost if channel.resends else 1 << 62
         count = packet.units_left - wire.FRAME_UNITS
         space = room - HEADER_ROOM_BYTES
-        run = self._take_equal(queue, space, credit, count)
+        run: list[Outgoing] = []
+        if channel.newest is None:
+            run = self._take_equal(queue, space, credit, count)
         body: list[bytes]
         if run:
             prefix = PREFIXES[len(run[0].payload)]
@@ -165,7 +185,9 @@ class Packer:
         if channel.wants_room:
             self._sender.check_room(channel)
         if queue and len(queue[0].payload) > self._sender.largest_whole:
-            room = self._fill_record(channel, packet, parts, room)
+            message = channel.head()
+            if message is not None and len(message.payload) > self._sender.largest_whole:
+                room = self._fill_record(channel, packet, parts, room)
         return room
 
     def _take_equal(
@@ -194,23 +216,18 @@ class Packer:
         self, channel: SendChannel, space: int, credit: int, count: int
     ) -> list[Outgoing]:
         """As many messages as fit, whatever their sizes; those that have ended are dropped."""
-        queue = channel.queue
         run: list[Outgoing] = []
         limit = self._sender.largest_whole
-        while queue:
-            message = queue[0]
+        while (message := channel.head()) is not None:
             size = len(message.payload)
-            if message.outcome is not None:
-                queue.popleft()
-                channel.queued_bytes -= size
-                continue
             if size > limit:
                 break
             space -= size + len(PREFIXES[size])
             credit -= size + MESSAGE_OVERHEAD_BYTES
             if space < 0 or credit < 0 or len(run) >= count:
                 break
-            queue.popleft()
+            channel.queue.popleft()
+            message.number = channel.next_number + len(run)
             run.append(message)
         return run
 
@@ -227,7 +244,8 @@ class Packer:
         packet.units += wire.FRAME_UNITS + len(run)
         packet.runs.append((channel, run))
         if not channel.by_loss_only:
-            self._sender.ask_policy(channel, run)
+            for message in run:
+                self._sender.ask_policy(channel, message, packet.sent_at)
 
     def _fill_resends(
         self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int
@@ -251,10 +269,7 @@ class Packer:
                     break
                 resend.popleft()
                 left -= need
-                history = message.make_history()
-                history.awaits_resend = False
-                history.attempts += 1
-                message.carrier = packet
+                message.leaves_again(packet)
                 body.append(PREFIXES[len(message.payload)])
                 body.append(message.payload)
                 run.append(message)
@@ -268,7 +283,8 @@ class Packer:
             packet.runs.append((channel, run))
             self._sender.stats.messages_resent += len(run)
             if not channel.by_loss_only:
-                self._sender.ask_policy(channel, run)
+                for message in run:
+                    self._sender.ask_policy(channel, message, packet.sent_at)
         return room
 
     def _fill_record(
@@ -303,18 +319,18 @@ class Packer:
     def _begin_record(
         self, channel: SendChannel, message: Outgoing, packet: SentPacket
     ) -> OutgoingRecord:
-        record = message.record = OutgoingRecord()
+        record = message.record = OutgoingRecord(packet.sent_at)
         message.number = channel.next_number
         message.carrier = packet
         channel.next_number += 1
-        if not channel.by_loss_only:
-            self._sender.ask_policy(channel, [message])
         return record
 
     def _put_piece(self, piece: Piece, packet: SentPacket, parts: list[bytes], room: int) -> int:
         message = piece.message
         message.carrier = packet
-        piece.queued = False
+        piece.leaves(packet.sent_at)
+        if not piece.channel.by_loss_only:
+            self._sender.ask_policy(piece.channel, piece, packet.sent_at)
         header = wire.encode_fragment_header(
             piece.channel.identity,
             message.number,
@@ -334,11 +350,7 @@ class Packer:
         lost = channel.lost_pieces
         while lost:
             piece = lost[0]
-            record = piece.message.record
-            assert record is not None
-            if piece.message.outcome is not None or record.acknowledged.covers(
-                piece.start, piece.end - 1
-            ):
+            if piece.outcome is not None:
                 lost.popleft().queued = False
                 continue
             if piece.end - piece.start + HEADER_ROOM_BYTES > room:

@@ -12,10 +12,12 @@ from typing import Final
 
 from aerogram.config import MESSAGE_OVERHEAD_BYTES, Config
 from aerogram.core import wire
-from aerogram.core.channel import ChannelSpec, ReceiveChannel, Run
+from aerogram.core.channel import ChannelSpec
 from aerogram.core.delivery import AsItArrives, Delivery, preset
 from aerogram.core.fragments import Reassembly
+from aerogram.core.incoming import ReceiveChannel
 from aerogram.core.keys import ReplayWindow
+from aerogram.core.policies import Fault, Run
 from aerogram.core.ranges import RangeSet
 from aerogram.core.stats import ConnectionStats
 from aerogram.errors import DecodeError
@@ -61,6 +63,7 @@ class Receiver:
         "_stats",
         "_waiting",
         "credits_due",
+        "faults",
     )
 
     def __init__(
@@ -83,6 +86,8 @@ class Receiver:
         self._channels: dict[int, ReceiveChannel] = {}
         self.credits_due: list[ReceiveChannel] = []
         """Channels whose sender is to be told a new limit."""
+        self.faults: list[tuple[str, Fault]] = []
+        """What users' orderings did wrong that belongs to no message, until the caller takes it."""
         self._reserved_bytes = 0
         self._waiting: list[tuple[ReceiveChannel, Reassembly]] = []
 
@@ -158,23 +163,31 @@ class Receiver:
             return
         if frame.channel >= self._config.channels_per_session:
             raise DecodeError("more channels than the limit")
-        spec = self._specs.get(frame.name)
-        if spec is not None and spec.delivery.code != frame.code:
-            raise ChannelDisagreement(
-                f"channel {frame.name!r} is {spec.delivery.code!r} here "
-                f"and {frame.code!r} at the peer"
-            )
-        delivery = preset(frame.code)
-        known = spec is not None or delivery is not None
+        try:
+            spec = self._spec_for(frame.name, frame.code)
+            channel = self._new_channel(frame.channel, spec, known=spec.delivery is not RELIABLE)
+        except ChannelDisagreement:
+            raise
+        except Exception as error:  # a user's ordering that cannot be made
+            self.faults.append((frame.name, Fault(error)))
+            spec = ChannelSpec(frame.name, RELIABLE)
+            channel = self._new_channel(frame.channel, spec, known=False)
+        channel.delivery_code = frame.code
+        self._channels[frame.channel] = channel
+
+    def _spec_for(self, name: str, code: str) -> ChannelSpec:
+        spec = self._specs.get(name)
         if spec is None:
-            spec = ChannelSpec(frame.name, delivery or RELIABLE)
-        self._channels[frame.channel] = ReceiveChannel(
-            frame.channel,
-            spec,
-            self._config.channel_window_bytes,
-            self.credits_due,
-            known=known,
-        )
+            return ChannelSpec(name, preset(code) or RELIABLE)
+        if spec.delivery.code != code:
+            raise ChannelDisagreement(
+                f"channel {name!r} is {spec.delivery.code!r} here and {code!r} at the peer"
+            )
+        return spec
+
+    def _new_channel(self, identity: int, spec: ChannelSpec, *, known: bool) -> ReceiveChannel:
+        window = self._config.channel_window_bytes
+        return ReceiveChannel(identity, spec, window, self.credits_due, known=known)
 
     def channel(self, identity: int) -> ReceiveChannel:
         """The channel with this number. Raises `DecodeError` if it was never announced."""
@@ -197,12 +210,8 @@ class Receiver:
         messages, duplicates = channel.run_arrived(frame.first_number, frame.payloads)
         if duplicates:
             self._stats.messages_duplicate += duplicates
-        self._check_credit(channel)
+        channel.check_credit()
         return channel, messages
-
-    def _check_credit(self, channel: ReceiveChannel) -> None:
-        if channel.resends and channel.arrived_cost > channel.granted_cost:
-            raise DecodeError(f"channel {channel.name!r}: more was sent than credit was given for")
 
     def skip(self, frame: wire.Skip) -> tuple[ReceiveChannel, list[Run]]:
         """Take a SKIP frame; return what it sets free. Raises `DecodeError`."""
@@ -211,7 +220,7 @@ class Receiver:
         if partial is not None:
             self._forget(channel, partial)
         released = channel.skipped(frame.number, frame.cost)
-        self._check_credit(channel)
+        channel.check_credit()
         self._stats.messages_skipped += 1
         return channel, released
 
@@ -234,13 +243,13 @@ class Receiver:
         if not partial.reserved:
             self._budget.left_bytes -= new
         channel.arrived_cost += new
-        self._check_credit(channel)
+        channel.check_credit()
         if not partial.complete:
             return channel, []
         self._forget(channel, partial)
         del channel.partial[frame.number]
         if channel.resends:
-            channel.received.add(frame.number, frame.number)
+            channel.is_new(frame.number)
         return channel, channel.order(frame.number, partial.record())
 
     def _begin(

@@ -14,7 +14,9 @@ from aerogram.core import wire
 from aerogram.errors import DecodeError
 
 if TYPE_CHECKING:
-    from aerogram.core.channel import Outgoing, Piece, ReceiveChannel, SendChannel
+    from aerogram.core.channel import SendChannel
+    from aerogram.core.incoming import ReceiveChannel
+    from aerogram.core.outgoing import Outgoing, Piece
 
 PACKET_THRESHOLD: Final = 3
 """RFC 9002 §6.1.1."""
@@ -74,6 +76,7 @@ class SentPacket:
         "runs",
         "sent_at",
         "size",
+        "skips",
         "units",
     )
 
@@ -90,6 +93,7 @@ class SentPacket:
         self.runs: list[tuple[SendChannel, list[Outgoing]]] = []
         self.pieces: list[Piece] = []
         self.controls: list[bytes] = []
+        self.skips: list[tuple[SendChannel, bytes]] = []
         self.credits: list[ReceiveChannel] = []
         self.announces: list[SendChannel] = []
         self.pings: list[Callable[[], None]] = []

@@ -7,26 +7,22 @@ channels, where the retry policy has the say. Every message ends through `_finis
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final
 
 from aerogram.config import MESSAGE_OVERHEAD_BYTES, Config
 from aerogram.core import wire
-from aerogram.core.channel import (
-    ChannelSpec,
-    Outcome,
-    Outgoing,
-    Piece,
-    SendChannel,
-)
+from aerogram.core.channel import ChannelSpec, SendChannel
 from aerogram.core.congestion import Controller
 from aerogram.core.fragments import SMALLEST_FRAGMENT_BYTES
 from aerogram.core.keys import PacketProtection
+from aerogram.core.outgoing import Outcome, Outgoing, Piece
+from aerogram.core.policies import BrokenPolicy, Fault, next_try
 from aerogram.core.receiver import Receiver
 from aerogram.core.recovery import Recovery, SentPacket
+from aerogram.core.reminders import Reminders
 from aerogram.core.stats import ConnectionStats
 
 HEADER_ROOM_BYTES: Final = 32
@@ -39,12 +35,12 @@ class Sender:
     __slots__ = (
         "_busy",
         "_expiries",
-        "_next_entry",
         "_retries",
         "channels",
         "config",
         "controller",
         "controls",
+        "faults",
         "largest_whole",
         "next_number",
         "payload_room",
@@ -57,6 +53,7 @@ class Sender:
         "recovery",
         "remote_cid",
         "roomy",
+        "skips",
         "stats",
     )
 
@@ -81,6 +78,8 @@ class Sender:
         )
         self.channels: list[SendChannel] = []
         self.controls: deque[bytes] = deque()
+        self.skips: deque[tuple[SendChannel, bytes]] = deque()
+        """SKIP frames, which the peer understands once it knows their channel."""
         self.next_number = 0
         self.probes_due = 0
         self.ping_due = False
@@ -92,27 +91,38 @@ class Sender:
         self.payload_room = datagram_bytes - wire.DATA_HEADER_BYTES - protection.overhead_bytes
         self.largest_whole = len(wire.LENGTH_PREFIX) - 1
         """Larger messages go in fragments."""
+        self.faults: list[tuple[str, Fault]] = []
+        """What retry policies did wrong, with their channels' names, until the caller takes it."""
         self._busy: list[SendChannel] = []
-        self._expiries: list[tuple[float, int, SendChannel, Outgoing]] = []
-        self._retries: list[tuple[float, int, SendChannel, Outgoing]] = []
-        self._next_entry = 0
+        self._expiries: Reminders[Outgoing] = Reminders()
+        self._retries: Reminders[Outgoing | Piece] = Reminders()
 
     # -- what the user does
 
     def open_channel(self, spec: ChannelSpec) -> SendChannel:
         """A new channel to the peer; it is announced with its first message."""
         channel = SendChannel(len(self.channels), spec, self.peer_window_bytes)
-        frame = wire.encode_channel(channel.identity, channel.name, channel.delivery.code)
         # A whole message, with the two bytes of its size, has to fit beside the announcement.
-        largest = self.payload_room - HEADER_ROOM_BYTES - len(frame) - 2
+        largest = self.payload_room - HEADER_ROOM_BYTES - len(channel.announcement) - 2
         self.largest_whole = min(self.largest_whole, largest)
         self.channels.append(channel)
         return channel
 
     def expires(self, channel: SendChannel, message: Outgoing, deadline: float) -> None:
         """Give a message up at a time of the endpoint's clock."""
-        self._next_entry += 1
-        heapq.heappush(self._expiries, (deadline, self._next_entry, channel, message))
+        self._expiries.add(deadline, channel, message)
+
+    def supersede(self, channel: SendChannel, key: Hashable, message: Outgoing, now: float) -> None:
+        """A message was queued: an older one with the same key needs not arrive any more.
+
+        If that is on its way, the peer is told once it is known to be lost; mostly it is not.
+        """
+        older = channel.replace(key, message)
+        if older is None or older.outcome is not None:
+            return
+        self._finish(channel, older, Outcome.SUPERSEDED, now)
+        if older.record is not None or older.awaits_resend:
+            self._tell_skipped(channel, older)
 
     def in_flight(self) -> int:
         """Messages without an outcome, counted one by one: the ledger's other side."""
@@ -128,7 +138,8 @@ class Sender:
                     alive[id(message)] = message
             for piece in packet.pieces:
                 alive[id(piece.message)] = piece.message
-        for _, _, _, message in self._retries:
+        for late in self._retries.alive():
+            message = late.message if isinstance(late, Piece) else late
             alive[id(message)] = message
         return sum(1 for message in alive.values() if message.outcome is None)
 
@@ -136,28 +147,28 @@ class Sender:
         """The connection ends: everything without an outcome is lost."""
         for channel in self.channels:
             for message in [*channel.queue, *channel.resend]:
-                self._finish(message, Outcome.LOST, now)
+                self._finish(channel, message, Outcome.LOST, now)
             for piece in channel.lost_pieces:
-                self._finish(piece.message, Outcome.LOST, now)
+                self._finish(channel, piece.message, Outcome.LOST, now)
             channel.queue.clear()
             channel.resend.clear()
             channel.lost_pieces.clear()
         for packet in self.recovery.sent.values():
-            for _, run in packet.runs:
+            for channel, run in packet.runs:
                 for message in run:
-                    self._finish(message, Outcome.LOST, now)
+                    self._finish(channel, message, Outcome.LOST, now)
             for piece in packet.pieces:
-                self._finish(piece.message, Outcome.LOST, now)
-        for _, _, _, message in self._retries:
-            self._finish(message, Outcome.LOST, now)
+                self._finish(piece.channel, piece.message, Outcome.LOST, now)
+        for channel, late in self._retries.take_due(math.inf):
+            message = late.message if isinstance(late, Piece) else late
+            self._finish(channel, message, Outcome.LOST, now)
         self.recovery.sent.clear()
-        self._retries.clear()
         self._expiries.clear()
 
     @property
     def drained(self) -> bool:
         """True if nothing waits and nothing is unacknowledged."""
-        if self.recovery.sent or self.controls or self._retries:
+        if self.recovery.sent or self.controls or self.skips or self._retries.alive():
             return False
         return not any(channel.has_work for channel in self.channels)
 
@@ -214,7 +225,7 @@ class Sender:
 
     def check_room(self, channel: SendChannel) -> None:
         """Note that a queue which somebody found full is half empty by now."""
-        if 2 * len(channel.queue) > self.config.send_queue_messages:
+        if 2 * (len(channel.queue) - channel.ended) > self.config.send_queue_messages:
             return
         if 2 * channel.queued_bytes <= self.config.send_queue_bytes:
             channel.wants_room = False
@@ -264,7 +275,7 @@ class Sender:
         assert record is not None
         record.acknowledged.add(piece.start, piece.end - 1)
         if record.acknowledged.covers(0, len(piece.message.payload) - 1):
-            self._finish(piece.message, Outcome.DELIVERED, now)
+            self._finish(piece.channel, piece.message, Outcome.DELIVERED, now)
 
     def credit(self, identity: int, limit: int) -> None:
         """Take a CREDIT frame; a lower limit than before is an old one."""
@@ -278,25 +289,24 @@ class Sender:
             for channel, run in packet.runs:
                 index = number - run[0].number
                 if channel.identity == identity and 0 <= index < len(run):
-                    self._refuse(run[index], reason, now)
+                    self._refuse(channel, run[index], reason, now)
             for piece in packet.pieces:
                 if piece.channel.identity == identity and piece.message.number == number:
-                    self._refuse(piece.message, reason, now)
+                    self._refuse(piece.channel, piece.message, reason, now)
 
-    def _refuse(self, message: Outgoing, reason: str, now: float) -> None:
-        message.make_history().reason = reason
-        self._finish(message, Outcome.REFUSED, now)
+    def _refuse(self, channel: SendChannel, message: Outgoing, reason: str, now: float) -> None:
+        if message.outcome is None:
+            message.make_history().reason = reason
+            self._finish(channel, message, Outcome.REFUSED, now)
 
     # -- time
 
     def deadline(self) -> float | None:
         """When `handle_timeout` has something to do."""
         result = self.recovery.deadline()
-        for heap in (self._retries, self._expiries):
-            while heap and heap[0][3].outcome is not None:
-                heapq.heappop(heap)
-            if heap and (result is None or heap[0][0] < result):
-                result = heap[0][0]
+        for due in (self._retries.next_due(), self._expiries.next_due()):
+            if due is not None and (result is None or due < result):
+                result = due
         return result
 
     def handle_timeout(self, now: float) -> None:
@@ -310,10 +320,11 @@ class Sender:
             if deadline is not None and deadline <= now:
                 self._probe(now)
         self._expire(now)
-        while self._retries and self._retries[0][0] <= now:
-            _, _, channel, message = heapq.heappop(self._retries)
-            if message.outcome is None and not message.awaits_resend:
-                self._send_again(channel, message)
+        for channel, late in self._retries.take_due(now):
+            if isinstance(late, Piece):
+                self._piece_again(late)
+            else:
+                self._send_again(channel, late)
 
     def _probe(self, now: float) -> None:
         """RFC 9002 §6.2.4: send what is oldest again, without calling it lost."""
@@ -324,10 +335,10 @@ class Sender:
         for packet in recovery.oldest(count):
             for channel, run in packet.runs:
                 for message in run:
-                    if message.outcome is None and channel.resends:
+                    if message.outcome is None and _by_loss(channel, message):
                         self._send_again(channel, message)
             for piece in packet.pieces:
-                if piece.message.outcome is None and piece.channel.resends:
+                if piece.outcome is None and _by_loss(piece.channel, piece):
                     self._piece_again(piece)
             self._controls_lost(packet)
         recovery.last_eliciting_at = now
@@ -335,11 +346,9 @@ class Sender:
         self.ping_due = True
 
     def _expire(self, now: float) -> None:
-        while self._expiries and self._expiries[0][0] <= now:
-            _, _, channel, message = heapq.heappop(self._expiries)
-            if message.outcome is None:
-                self._finish(message, Outcome.EXPIRED, now)
-                self._tell_skipped(channel, message)
+        for channel, message in self._expiries.take_due(now):
+            self._finish(channel, message, Outcome.EXPIRED, now)
+            self._tell_skipped(channel, message)
 
     # -- losses
 
@@ -348,7 +357,7 @@ class Sender:
         self.controller.lost(packet.size, packet.sent_at, now)
         for channel, run in packet.runs:
             for message in run:
-                if message.outcome is None and message.carrier is packet:
+                if message.carrier is packet:
                     self._message_lost(channel, message, now)
         for piece in packet.pieces:
             self._piece_lost(piece, now)
@@ -356,26 +365,27 @@ class Sender:
         self._controls_lost(packet)
 
     def _message_lost(self, channel: SendChannel, message: Outgoing, now: float) -> None:
-        if channel.resends and not _is_last_try(message):
+        if message.outcome is not None:
+            if message.outcome is Outcome.SUPERSEDED:
+                self._tell_skipped(channel, message)
+        elif _by_loss(channel, message):
             self._send_again(channel, message)
-            return
-        self._finish(message, Outcome.LOST, now)
-        self._tell_skipped(channel, message)
+        elif not _by_policy(message):
+            self._finish(channel, message, Outcome.LOST, now)
+            self._tell_skipped(channel, message)
 
     def _piece_lost(self, piece: Piece, now: float) -> None:
-        message, channel = piece.message, piece.channel
-        record = message.record
-        assert record is not None
-        if message.outcome is not None or record.acknowledged.covers(piece.start, piece.end - 1):
+        if piece.outcome is not None:
             return
-        if channel.resends and not _is_last_try(message):
+        if _by_loss(piece.channel, piece):
             self._piece_again(piece)
-            return
-        self._finish(message, Outcome.LOST, now)
-        self._tell_skipped(channel, message)
+        elif not _by_policy(piece):
+            self._finish(piece.channel, piece.message, Outcome.LOST, now)
+            self._tell_skipped(piece.channel, piece.message)
 
     def _controls_lost(self, packet: SentPacket) -> None:
         self.controls.extend(packet.controls)
+        self.skips.extend(packet.skips)
         for channel in packet.credits:
             channel.owe_credit()
         if packet.pings:
@@ -383,6 +393,7 @@ class Sender:
             self.ping_due = True
         packet.pings = []
         packet.controls = []
+        packet.skips = []
         packet.credits = []
 
     def _send_again(self, channel: SendChannel, message: Outgoing) -> None:
@@ -400,16 +411,25 @@ class Sender:
             self.mark_busy(piece.channel)
 
     def _tell_skipped(self, channel: SendChannel, message: Outgoing) -> None:
-        if message.number < 0 or not channel.resends:
+        history = message.make_history()
+        if message.number < 0 or not channel.resends or history.is_skipped:
             return
+        history.is_skipped = True
         cost = MESSAGE_OVERHEAD_BYTES + len(message.payload)
         if message.record is not None:
             cost = MESSAGE_OVERHEAD_BYTES + message.record.sent_bytes
-        self.controls.append(wire.encode_skip(channel.identity, message.number, cost))
+        frame = wire.encode_skip(channel.identity, message.number, cost)
+        self.skips.append((channel, frame))
 
-    def _finish(self, message: Outgoing, outcome: Outcome, now: float) -> None:
+    def _finish(
+        self, channel: SendChannel, message: Outgoing, outcome: Outcome, now: float
+    ) -> None:
         if message.outcome is not None:
             return
+        if not message.has_left:
+            channel.note_ended(message)
+            if channel.wants_room:
+                self.check_room(channel)
         message.outcome = outcome
         message.make_history().ended_at = now
         stats = self.stats
@@ -426,20 +446,35 @@ class Sender:
         if message.observer is not None:
             message.observer()
 
-    def ask_policy(self, channel: SendChannel, run: list[Outgoing]) -> None:
-        """Let the retry policy say when these messages, which leave now, are to leave again."""
-        retry = channel.delivery.retry
-        for message in run:
-            due = retry.next_try(message, self.recovery.rtt)
-            if due is None:
-                message.make_history().is_last_try = True
-            elif due != math.inf:
-                self._next_entry += 1
-                heapq.heappush(self._retries, (due, self._next_entry, channel, message))
+    def ask_policy(self, channel: SendChannel, sent: Outgoing | Piece, now: float) -> None:
+        """Let the retry policy say when what leaves now is to leave again.
+
+        What it says goes before loss detection. Faulty answers leave it to that.
+        """
+        plan = sent if isinstance(sent, Piece) else sent.make_history()
+        try:
+            due = next_try(channel.delivery.retry, sent, self.recovery.rtt, now)
+        except BrokenPolicy as error:
+            self.faults.append((channel.name, Fault(error)))
+            due = math.inf
+        plan.is_last_try = due is None
+        plan.by_policy = due is not None and due != math.inf
+        if due is not None and plan.by_policy:
+            self._retries.add(due, channel, sent)
 
 
-def _is_last_try(message: Outgoing) -> bool:
-    return message.history is not None and message.history.is_last_try
+def _by_loss(channel: SendChannel, sent: Outgoing | Piece) -> bool:
+    """True if it is to be sent again when it is lost."""
+    if channel.by_loss_only:
+        return channel.resends
+    plan = sent if isinstance(sent, Piece) else sent.make_history()
+    return not plan.is_last_try and not plan.by_policy
+
+
+def _by_policy(sent: Outgoing | Piece) -> bool:
+    """True if the retry policy has set a time at which it is sent again."""
+    plan = sent if isinstance(sent, Piece) else sent.history
+    return plan is not None and plan.by_policy
 
 
 def _descending_priority(channel: SendChannel) -> int:
