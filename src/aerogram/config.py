@@ -101,6 +101,12 @@ class Config:
     socket_buffer_bytes: int = 4 * 1024 * 1024
     """Asked of the kernel for each direction; it may grant less."""
 
+    receive_queue_datagrams: int = 4096
+    """Datagrams that a connectionless endpoint holds for its program; see its `overflow`."""
+
+    receive_queue_bytes: int = 4 * 1024 * 1024
+    """The same in bytes; one datagram always fits."""
+
     transport_buffer_bytes: int = 256 * 1024
     """Packets that a transport may hold when the kernel takes no more; beyond, they are lost."""
 

@@ -32,6 +32,10 @@ class InsecureRefused(AerogramError, ValueError):
     """Plain text was asked for on an address that is not loopback, and not forced."""
 
 
+class EndpointClosed(AerogramError):
+    """The datagram endpoint has been closed, or its socket broke."""
+
+
 class DecodeError(AerogramError):
     """Bytes from the network do not follow the format. The only error that parsers raise."""
 
