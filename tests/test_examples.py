@@ -78,6 +78,15 @@ async def test_chat(tmp_path: Path) -> None:
             assert await line_of(ben) == "ada: hello ben"
 
 
+def test_chat_on_a_bad_network() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "pytest", "examples/test_chat.py", "--aerogram-seeds", "5"],
+        cwd=EXAMPLES.parent, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert "10 passed" in finished.stdout, finished.stdout
+    assert finished.returncode == 0
+
+
 def test_prices() -> None:
     finished = subprocess.run(
         [sys.executable, "prices.py"], cwd=EXAMPLES, capture_output=True, text=True, timeout=60,
