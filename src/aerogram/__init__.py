@@ -34,6 +34,9 @@ from aerogram.errors import (
 )
 from aerogram.groups import Group
 from aerogram.identity import new_identity, read_identity, write_identity
+from aerogram.io.datagram import Datagram
+from aerogram.io.endpoint import DatagramEndpoint
+from aerogram.io.opening import open_endpoint
 from aerogram.messages import Message, Request
 from aerogram.receipts import Receipt
 from aerogram.server import Server, connect, serve
@@ -48,6 +51,8 @@ __all__ = [
     "ClosedLocally",
     "Config",
     "ConnectFailed",
+    "Datagram",
+    "DatagramEndpoint",
     "DecodeError",
     "DeliveryFailed",
     "DeliveryTimeout",
@@ -77,6 +82,7 @@ __all__ = [
     "connect",
     "delivery",
     "new_identity",
+    "open_endpoint",
     "read_identity",
     "serve",
     "write_identity",
