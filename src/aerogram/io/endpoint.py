@@ -239,8 +239,9 @@ class DatagramEndpoint:
         The outcome has one entry for each broadcast address. IPv4 only. Raises `InvalidAddress`
         where there is no such interface, or none that can broadcast.
         """
-        sock = self._link.sock
+        sock = self._open_link().sock
         if sock is None:
+            multicast.allow_broadcast(self._link.transport)
             return await self._sender.send_many(data, [(LIMITED_BROADCAST, port)], [None], None)
         wanted = None if interface is None else interface_index(interface)
         found = [
@@ -267,7 +268,8 @@ class DatagramEndpoint:
             self._workings.family,
             to_ipv4=is_ipv4(target[0]),
             source=None if source is None else checked_source(source),
-            interface=0 if interface is None else interface_index(interface),
+            # A number goes as it is: to look it up costs as much as the send.
+            interface=interface_index(interface) if isinstance(interface, str) else interface or 0,
             ttl=options.get("ttl"),
             tos=options.get("tos"),
         )
@@ -290,9 +292,10 @@ class DatagramEndpoint:
         Raises `InvalidAddress` for what is no group, source or interface, and the system's
         `OSError`, as for a group joined already or too many of them.
         """
-        if self._link.sock is not None:
-            return multicast.join(self._link.sock, group, interface, source)
-        return multicast.join_by_transport(self._link.transport, group, interface, source)
+        link = self._open_link()
+        if link.sock is None:
+            return multicast.join_by_transport(link.transport, group, interface, source)
+        return multicast.join(link.sock, group, interface, source)
 
     def leave(
         self,
@@ -302,12 +305,12 @@ class DatagramEndpoint:
         source: str | None = None,
     ) -> None:
         """Undo a `join` with the same arguments. Raises as `join`, `OSError` for no member."""
-        sock = self._link.sock
-        if sock is None:
-            multicast.leave_by_transport(self._link.transport, group, interface, source)
+        link = self._open_link()
+        if link.sock is None:
+            multicast.leave_by_transport(link.transport, group, interface, source)
             return
-        multicast.check_group(sock, group, source)
-        multicast.leave(sock, group, multicast.interface_indexes(interface), source)
+        multicast.check_group(link.sock, group, source)
+        multicast.leave(link.sock, group, multicast.interface_indexes(interface), source)
 
     def set_multicast(
         self,
@@ -320,12 +323,19 @@ class DatagramEndpoint:
 
         `interface` is what they go out by, unless a send says otherwise; `ttl` how many networks
         they cross (the system's default 1 is the local one); `loop` whether members on this machine
-        get them. Raises `InvalidAddress`, `ValueError`, `OSError`.
+        get them. A simulated network heeds `loop` only. Raises `InvalidAddress`, `ValueError`,
+        `OSError`.
         """
-        sock = self._link.sock
-        if sock is None:
-            raise OSError(errno.EOPNOTSUPP, "this network has no multicast options")
-        multicast.set_outgoing(sock, interface=interface, ttl=ttl, loop=loop)
+        link = self._open_link()
+        if link.sock is None:
+            multicast.set_loop_of_transport(link.transport, loop)
+            return
+        multicast.set_outgoing(link.sock, interface=interface, ttl=ttl, loop=loop)
+
+    def _open_link(self) -> Link:
+        if self._closed:
+            raise EndpointClosed("the endpoint is closed")
+        return self._link
 
     # Ending
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aerogram.errors import EndpointClosed
 from aerogram.io.ancillary import ControlList, segment_control
 from aerogram.io.links import Link, Workings, send_refused
 from aerogram.io.sockets import LARGEST_PAYLOAD_BYTES
@@ -142,8 +141,6 @@ class Sender:
             try:
                 if not transmit(data, for_socket(address), control, 1):
                     return False
-            except EndpointClosed:
-                raise
             except OSError as error:
                 outcome = send_refused(error, len(data), self._stats)
             except ValueError as error:  # InvalidAddress

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -25,7 +26,12 @@ from aerogram.io.arrivals import Arrivals, Waiters
 from aerogram.io.datagram import Clocks, Datagram, DatagramStats
 from aerogram.io.icmp import ErrorReports, read_error_queue
 from aerogram.io.readers import DATAGRAM_BYTES_LIMIT, make_reader
-from aerogram.io.sockets import Address, can_send_runs, enable_receive_runs
+from aerogram.io.sockets import (
+    LARGEST_PAYLOAD_BYTES,
+    Address,
+    can_send_runs,
+    enable_receive_runs,
+)
 
 FULL_WAIT_SECONDS: Final = 0.001
 """Between two tries where nothing tells of room: a full interface queue still polls as writable."""
@@ -33,6 +39,7 @@ FULL_WAIT_SECONDS: Final = 0.001
 DATAGRAMS_PER_TURN: Final = 256
 """About half a millisecond of reading; the cost of the turn itself is shared by all of them."""
 
+_IP_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 _NO_ROOM: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK})
 _NO_BUFFERS: Final = frozenset({errno.ENOBUFS, errno.ENOMEM})
 _BROKEN: Final = frozenset({errno.EBADF, errno.ENOTSOCK})
@@ -236,7 +243,7 @@ class SocketLink:
         number = error.errno
         if number in _NO_ROOM:
             # An AF_UNIX socket is always writable: it is the peer's queue that is full.
-            self._waits_by_time = self._socket.family not in (socket.AF_INET, socket.AF_INET6)
+            self._waits_by_time = self._socket.family not in _IP_FAMILIES
             return False
         if number in _NO_BUFFERS:
             self._stats.no_buffers += 1
@@ -307,11 +314,17 @@ class TransportLink(asyncio.DatagramProtocol):
         self._book = workings.book
         self._stats = workings.stats
         self._endpoint = endpoint
+        self._is_udp = workings.family in _IP_FAMILIES
         self._buffer_bytes = buffer_bytes
         self._wall_clock = wall_clock
         self.transport: Any = None
         self._lost: asyncio.Future[None] = workings.loop.create_future()
         self._send_error: OSError | None = None
+
+    @property
+    def stats(self) -> DatagramStats:
+        """What has been counted, as `DatagramEndpoint.stats` shows it."""
+        return self._stats
 
     @property
     def local_address(self) -> Any:
@@ -331,6 +344,8 @@ class TransportLink(asyncio.DatagramProtocol):
             raise InvalidMessage("this transport cannot send an empty datagram")
         if self.transport is None or self.transport.is_closing():
             raise EndpointClosed("the endpoint is closed")
+        if len(data) > LARGEST_PAYLOAD_BYTES and self._is_udp:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         held_bytes = self._held_bytes()
         if held_bytes and held_bytes + len(data) > self._buffer_bytes:
             return False

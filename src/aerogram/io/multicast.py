@@ -47,6 +47,20 @@ class JoinsGroups(Protocol):
         """Undo `join_group`."""
 
 
+@runtime_checkable
+class _Loops(Protocol):
+    """The same for IP_MULTICAST_LOOP."""
+
+    multicast_loop: bool
+
+
+@runtime_checkable
+class _Broadcasts(Protocol):
+    """The same for SO_BROADCAST."""
+
+    allow_broadcast: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Membership:
     """A group that an endpoint has joined; leaving the `with` block, or the endpoint, ends it."""
@@ -117,6 +131,20 @@ def leave_by_transport(
     groups = _groups_of(transport)
     for name in _names(wanted):
         groups.leave_group(group, name, source)
+
+
+def set_loop_of_transport(transport: object, loop: bool | None) -> None:
+    """As `set_outgoing`, where there is no socket. Raises `OSError` where there is no multicast."""
+    if not isinstance(transport, _Loops):
+        raise OSError(errno.EOPNOTSUPP, "this network has no multicast")
+    if loop is not None:
+        transport.multicast_loop = loop
+
+
+def allow_broadcast(transport: object) -> None:
+    """Let a transport without a socket send to broadcast addresses, where it asks for that."""
+    if isinstance(transport, _Broadcasts):
+        transport.allow_broadcast = True
 
 
 def _groups_of(transport: object) -> JoinsGroups:
