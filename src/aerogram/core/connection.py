@@ -418,9 +418,11 @@ class Connection:
 
     def _keepalive_at(self) -> float:
         seconds = self._shared.config.keepalive_seconds
-        if seconds <= 0:
+        recovery = self._sender.recovery
+        # What is in flight asks the peer already, and a full window would hold the PING back.
+        if seconds <= 0 or recovery.sent:
             return float("inf")
-        return max(self._last_received_at, self._sender.recovery.last_eliciting_at) + seconds
+        return max(self._last_received_at, recovery.last_eliciting_at) + seconds
 
     def handle_timeout(self, now: float) -> None:
         """The deadline has passed."""

@@ -313,11 +313,12 @@ class Receiver:
 
     def expire_partial(self, now: float) -> None:
         """Drop unreliable records whose pieces stopped coming."""
-        before = now - self._config.reassembly_timeout_seconds
+        timeout = self._config.reassembly_timeout_seconds
         for channel in self._channels.values():
             if channel.resends:
                 continue
-            late = [n for n, partial in channel.partial.items() if partial.started_at <= before]
+            # The same sum as in `partial_deadline`, or a rounding could keep the timer firing.
+            late = [n for n, p in channel.partial.items() if p.started_at + timeout <= now]
             for number in late:
                 self._drop(channel, number)
 
