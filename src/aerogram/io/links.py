@@ -340,6 +340,8 @@ class TransportLink(asyncio.DatagramProtocol):
         """As `Link.transmit`. An empty datagram is refused: some loops do not send it."""
         if control is not None:
             raise OSError(errno.EOPNOTSUPP, "this transport cannot set source, TTL or TOS")
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise _not_bytes(data)
         if not data:
             raise InvalidMessage("this transport cannot send an empty datagram")
         if self.transport is None or self.transport.is_closing():
@@ -350,10 +352,7 @@ class TransportLink(asyncio.DatagramProtocol):
         if held_bytes and held_bytes + len(data) > self._buffer_bytes:
             return False
         self._send_error = None
-        try:
-            self.transport.sendto(data, target)
-        except TypeError as error:
-            raise _not_bytes(data) from error
+        self.transport.sendto(data, target)
         refusal = self._take_send_error()
         if refusal is not None:
             raise refusal

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from aerogram.core.stats import ConnectionStats
+from aerogram.io.links import TransportLink
 from aerogram.io.protocol import PacketProtocol
 from aerogram.lab.faults import CORRUPTION, COUNTERS, DROPS, checked_faults
 from aerogram.lab.loop import VirtualLoop
@@ -101,25 +102,29 @@ def _look_at(transport: SimulatedTransport) -> Iterator[Finding]:
     where = f"at {transport.host.name}, {transport.ip} port {transport.port}"
     for fault, count in _count_faults(_counters(protocol)).items():
         yield Finding(fault, f"{count} {where}")
-    if not isinstance(protocol, PacketProtocol):
-        return
-    if _is_left_open(transport):
+    if isinstance(protocol, PacketProtocol | TransportLink) and _is_left_open(transport):
         yield Finding("left over", f"the socket {where} was never closed")
-    if isinstance(protocol.receiver, SessionManager):
-        for text in _unbalanced(protocol.receiver):
+    manager = _manager(protocol)
+    if manager is not None:
+        for text in _unbalanced(manager):
             yield Finding("ledger", f"{text} {where}")
 
 
 def _counters(protocol: asyncio.BaseProtocol) -> Iterator[Any]:
     """Return all that counts something for a socket: protocols of the product have `stats`."""
     yield getattr(protocol, "stats", None)
-    manager = getattr(protocol, "receiver", None)
-    if isinstance(manager, SessionManager):
+    manager = _manager(protocol)
+    if manager is not None:
         yield manager
         yield manager.endpoint.stats
         yield manager.ended
         for session in manager.sessions:
             yield session.connection.stats
+
+
+def _manager(protocol: asyncio.BaseProtocol) -> SessionManager | None:
+    receiver = protocol.receiver if isinstance(protocol, PacketProtocol) else None
+    return receiver if isinstance(receiver, SessionManager) else None
 
 
 def _count_faults(counters: Iterable[Any]) -> dict[str, int]:
