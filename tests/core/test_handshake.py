@@ -108,6 +108,24 @@ def answer_with(handshake: ClientHandshake, mode: Mode, aead: int) -> wire.Resp:
     return wire.Resp(init.client_cid, noise.write_message(parameters.encode()))
 
 
+@pytest.mark.parametrize(
+    ("window", "datagram", "ack_delay"),
+    [(4095, 1200, 0), (4096, 1199, 0), (4096, 1200, 16_384_000), (4096, 1200, (1 << 62) - 1)],
+)
+def test_a_peer_that_no_session_can_work_with_is_refused(
+    window: int, datagram: int, ack_delay: int
+) -> None:
+    parameters = wire.TransportParameters(
+        channel_window_bytes=4096, max_datagram_bytes=1200, max_ack_delay_microseconds=16_383_999
+    )
+    assert handshakes.decode_peer_parameters(parameters.encode()) == parameters
+    parameters.channel_window_bytes = window
+    parameters.max_datagram_bytes = datagram
+    parameters.max_ack_delay_microseconds = ack_delay
+    with pytest.raises(DecodeError, match="the peer"):
+        handshakes.decode_peer_parameters(parameters.encode())
+
+
 @pytest.mark.parametrize("mode", [*Mode])
 def test_a_server_cannot_choose_an_aead_that_changes_the_bargain(mode: Mode) -> None:
     secret = (Aead.AES_256_GCM, Aead.CHACHA20_POLY1305)

@@ -25,6 +25,8 @@ FIRST_RESEND_SECONDS: Final = 0.25
 LAST_RESEND_SECONDS: Final = 1.0
 SMALLEST_WINDOW_BYTES: Final = 4096
 """A peer with a smaller window could never be sent a whole packet's worth."""
+ACK_DELAY_MICROSECONDS_LIMIT: Final = (1 << 14) * 1000
+"""RFC 9000 §18.2: a peer that may hold back acknowledgements so long cannot be worked with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ def decode_peer_parameters(data: bytes) -> TransportParameters:
         raise DecodeError("the peer's window is too small")
     if peer.max_datagram_bytes < SMALLEST_DATAGRAM_BYTES:
         raise DecodeError("the peer takes no whole packet")
+    if peer.max_ack_delay_microseconds >= ACK_DELAY_MICROSECONDS_LIMIT:
+        raise DecodeError("the peer holds acknowledgements back for too long")
     return peer
 
 

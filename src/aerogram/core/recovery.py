@@ -24,6 +24,8 @@ TIME_THRESHOLD: Final = 9 / 8
 """RFC 9002 §6.1.2."""
 GRANULARITY_SECONDS: Final = 0.001
 """RFC 9002 §6.1.2."""
+SPARSE_AFTER: Final = 4
+"""So many numbers for each packet in flight, and not every number is looked at any more."""
 LONGEST_PTO_SECONDS: Final = 2.0
 """Backing off beyond this makes a link that heals look dead for as long again."""
 
@@ -151,15 +153,11 @@ class Recovery:
         newly: list[SentPacket] = []
         sent = self.sent
         if sent:
-            oldest = next(iter(sent))
-            for low, high in ranges:
-                if high < oldest:
-                    break
-                for number in range(max(low, oldest), high + 1):
-                    packet = sent.pop(number, None)
-                    if packet is not None:
-                        newly.append(packet)
-                        self.bytes_in_flight -= packet.size
+            for number in _claimed(sent, ranges):
+                packet = sent.pop(number, None)
+                if packet is not None:
+                    newly.append(packet)
+                    self.bytes_in_flight -= packet.size
         if not newly:
             return newly
         self.eliciting_in_flight -= len(newly)
@@ -225,3 +223,29 @@ class Recovery:
                 break
             result.append(packet)
         return result
+
+
+def _claimed(sent: dict[int, SentPacket], ranges: list[tuple[int, int]]) -> list[int]:
+    """Numbers that the ranges cover, among which are all of those in flight.
+
+    Between the oldest in flight and the largest claimed there may be far more numbers than packets:
+    most needed no acknowledgement, or have ended. Then the packets are looked through instead.
+    """
+    oldest = next(iter(sent))
+    claimed: list[int] = []
+    if ranges[0][1] - oldest < SPARSE_AFTER * len(sent):
+        for low, high in ranges:
+            if high < oldest:
+                break
+            claimed.extend(range(max(low, oldest), high + 1))
+        return claimed
+    remaining = [*ranges]
+    low, high = remaining.pop()
+    for number in sent:
+        while number > high:
+            if not remaining:
+                return claimed
+            low, high = remaining.pop()
+        if number >= low:
+            claimed.append(number)
+    return claimed
