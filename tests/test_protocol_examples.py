@@ -162,3 +162,9 @@ async def test_network_time_runs() -> None:
     output = await run(sys.executable, str(EXAMPLES / "network_time.py"))
     assert b"give or take" in output
     assert output.endswith(b"questions answered: 4\n")
+
+
+async def test_find_servers_runs() -> None:
+    pytest.importorskip("zeroconf")
+    output = await run(sys.executable, str(EXAMPLES / "find_servers.py"))
+    assert output == b"found Loud {'room': '1'}\nHELLO\n"

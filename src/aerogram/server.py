@@ -13,9 +13,9 @@ import contextlib
 import hashlib
 import logging
 import signal
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal
+from typing import Any, Final, Generic, Literal, Protocol, runtime_checkable
 
 from aerogram.address import ServerAddress, decode_key, parse_server_address
 from aerogram.app import App, Channels
@@ -67,6 +67,21 @@ class ServerStats:
     """What the sessions that are gone have counted."""
     endpoint: EndpointStats
     transport: TransportStats
+
+
+@runtime_checkable
+class Reachable(Protocol):
+    """Something with addresses of a server, such as a service that was discovered."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
+
+    @property
+    def server_addresses(self) -> Sequence[ServerAddress]:
+        """Where the server is, the likeliest first; all with the same key."""
+        ...
 
 
 class Server:
@@ -234,10 +249,10 @@ def _reset_secret(identity: Identity | None, psk: bytes | None) -> bytes | None:
 class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with connect(...)`
     """Connect to a server: `async with connect(address) as session`.
 
-    `address` is a `server.address`, or a host with `port`. The server is recognised by the key in
-    the address or `server_key` (32 bytes, or its text), by `psk`, or not at all with
-    `insecure=True`: plain text, refused off loopback unless it is "anywhere". `app` has the
-    handlers of this side; without one, messages wait for `session.receive()`. `timeout` bounds the
+    `address` is a `server.address`, a service that was discovered, or a host with `port`. The
+    server is recognised by the key in the address or `server_key` (32 bytes, or its text), by
+    `psk`, or not at all with `insecure=True`: plain text, refused off loopback unless it is
+    "anywhere". `app` has the handlers of this side; without one, messages wait for `session.receive()`. `timeout` bounds the
     handshake in seconds (default: `config.handshake_timeout_seconds`).
 
     Raises `ServerIdentityRequired`, `InvalidAddress`, `InsecureRefused`; on entering
@@ -246,7 +261,7 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
 
     def __init__(
         self,
-        address: str,
+        address: str | Reachable,
         port: int | None = None,
         *,
         server_key: bytes | str | None = None,
@@ -259,12 +274,12 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
         network: Network | None = None,
         logger: Logger | None = None,
     ) -> None:
-        target = _target(address, port)
+        self._targets = _targets(address, port)
+        target = self._targets[0]
         if isinstance(server_key, str):
             server_key = decode_key(server_key)
         if server_key is not None and target.key not in (None, server_key):
             raise InvalidAddress("server_key= is not the key in the address")
-        self._target = target
         self._key = server_key if server_key is not None else target.key
         self._psk = psk
         self._insecure: Insecure = insecure
@@ -292,14 +307,19 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
         async with contextlib.AsyncExitStack() as opening:
             if self._app is not None:
                 await opening.enter_async_context(_lifespan(self._app))
-            addresses = await self._network.resolve(self._target.host, self._target.port)
-            manager, session = await self._first_of(addresses[:ATTEMPTS_LIMIT])
+            manager, session = await self._first_of(await self._addresses())
             opening.push_async_callback(manager.close, "", self._config.grace_seconds)
             self._stack = opening.pop_all()
         return session
 
     async def __aexit__(self, *exception: object) -> None:
         await self._stack.aclose()
+
+    async def _addresses(self) -> list[Address]:
+        found: list[Address] = []
+        for target in self._targets:
+            found += await self._network.resolve(target.host, target.port)
+        return list(dict.fromkeys(found))[:ATTEMPTS_LIMIT]
 
     def _security(self) -> ClientSecurity:
         if self._insecure:
@@ -361,9 +381,17 @@ async def _cancel_all(tasks: set[Any]) -> None:
         await asyncio.wait(tasks)
 
 
-def _target(address: str, port: int | None) -> ServerAddress:
-    if not isinstance(address, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+def _targets(address: str | Reachable, port: int | None) -> Sequence[ServerAddress]:
+    if isinstance(address, str):
+        return [_target(address, port)]
+    if not isinstance(address, Reachable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidAddress(f"an address is a str, not {type(address).__name__}")
+    if not address.server_addresses:
+        raise InvalidAddress(f"{address.name} has no address")
+    return address.server_addresses
+
+
+def _target(address: str, port: int | None) -> ServerAddress:
     if "://" in address:
         if port is not None:
             raise InvalidAddress("the port is in the address already")

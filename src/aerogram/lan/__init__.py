@@ -1,0 +1,1 @@
+"""The local network: finding servers, and one sender to many receivers."""
