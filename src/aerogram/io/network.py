@@ -124,7 +124,14 @@ class SocketNetwork:
             raise OSError(errno.EOPNOTSUPP, "the batched transport does not work here")
         if isinstance(protocol, PacketProtocol) and type(loop).__module__.startswith("uvloop"):
             protocol.write_to(udp)
-        return await loop.create_datagram_endpoint(lambda: protocol, sock=udp)
+        opening = asyncio.ensure_future(loop.create_datagram_endpoint(lambda: protocol, sock=udp))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # uvloop would leave a transport open whose opening is cancelled.
+            opened, _ = await opening
+            opened.close()
+            raise
 
     def random_bytes(self, count: int) -> bytes:
         """As `Network.random_bytes`, from the operating system."""

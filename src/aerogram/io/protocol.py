@@ -145,7 +145,7 @@ class PacketProtocol(asyncio.DatagramProtocol):
             check_target(address, self._family)
             self._checked_target = address
         for packet in packets:
-            if not packet:
+            if packet == b"":
                 self.stats.send_dropped += 1
             elif self._socket is not None:
                 self._write(self._socket, packet, address)
