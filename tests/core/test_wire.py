@@ -82,6 +82,12 @@ OTHERS = st.one_of(
     st.builds(wire.PathResponse, st.binary(min_size=8, max_size=8)),
     st.builds(wire.RetireConnectionId, INTEGERS),
     st.builds(wire.Close, INTEGERS, TEXT),
+    st.builds(
+        wire.Lifetimes,
+        INTEGERS,
+        st.integers(0, 1 << 61),
+        st.lists(st.tuples(st.integers(1, 16), INTEGERS), min_size=1, max_size=16),
+    ),
 )
 HANDSHAKE = st.one_of(
     st.builds(
@@ -111,6 +117,8 @@ def units(frames: list[wire.Frame]) -> int:
             total += len(frame.payloads)
         elif isinstance(frame, wire.Ack):
             total += len(encode_frame(frame)) // wire.ACK_UNIT_BYTES
+        elif isinstance(frame, wire.Lifetimes):
+            total += len(frame.runs)
     return total
 
 
@@ -293,7 +301,7 @@ def test_cut_transport_parameters_are_an_error_or_fewer_parameters() -> None:
     assert good == 8
 
 
-@pytest.mark.parametrize("kind", [*range(14, 256)])
+@pytest.mark.parametrize("kind", [*range(15, 256)])
 def test_an_unknown_frame_is_an_error(kind: int) -> None:
     with pytest.raises(DecodeError):
         wire.decode_frames_untrusted(wire.PING + bytes((kind,)) + bytes(40))
@@ -323,6 +331,11 @@ def test_padding_and_pings_leave_little_behind() -> None:
         ("02 05 00 01 00 04 00", "the same in a later range"),
         ("0b 01 02" + "00" * 24, "a connection id that retires itself"),
         ("0d 00 02 c328", "text that is not UTF-8"),
+        ("0e 03 05 00", "no lifetime"),
+        ("0e 03 05 01 00 0a", "a lifetime of no message"),
+        ("0e 03 05 4101" + "01 0a" * 257, "too many lifetimes"),
+        ("0e 03 05 02 4100 0a 01 0a", "lifetimes of too many messages"),
+        ("0e 03 ffffffffffffffff 01 02 0a", "lifetimes beyond the last message"),
         ("0d 00 4401" + "61" * 1025, "text that is too long"),
     ],
 )

@@ -48,6 +48,7 @@ FRAMES: dict[str, wire.Frame] = {
     "NEW_CONNECTION_ID": wire.NewConnectionId(2, 1, CID, TOKEN),
     "RETIRE_CONNECTION_ID": wire.RetireConnectionId(16384),
     "CLOSE": wire.Close(256, "bye"),
+    "LIFETIMES": wire.Lifetimes(3, 70000, [(2, 250), (1, 0), (40, 16384)]),
 }
 
 
@@ -89,6 +90,7 @@ ENCODERS: dict[type, Callable[[Any], bytes]] = {
     ),
     wire.RetireConnectionId: lambda f: wire.encode_retire_connection_id(f.sequence),
     wire.Close: lambda f: wire.encode_close(f.code, f.reason),
+    wire.Lifetimes: lambda f: wire.encode_lifetimes(f.channel, f.first_number, f.runs),
 }
 
 

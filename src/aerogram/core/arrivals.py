@@ -56,7 +56,7 @@ class Arrivals:
         eliciting = False
         for frame in frames:
             if isinstance(frame, wire.Messages):
-                channel, messages = self._receiver.messages(frame)
+                channel, messages = self._receiver.messages(frame, now)
                 eliciting = True
                 if channel.known:
                     self._hand_over(channel, messages)
@@ -85,8 +85,10 @@ class Arrivals:
         elif isinstance(frame, wire.Credit):
             self._sender.credit(frame.channel, frame.limit)
         elif isinstance(frame, wire.Skip):
-            channel, messages = self._receiver.skip(frame)
+            channel, messages = self._receiver.skip(frame, now)
             self._hand_over(channel, messages)
+        elif isinstance(frame, wire.Lifetimes):
+            self._receiver.lifetimes(frame, self._sender.recovery.rtt, now)
         elif isinstance(frame, wire.Refuse):
             self._peer_refused(frame, now)
         elif isinstance(frame, wire.PathChallenge):
@@ -123,8 +125,8 @@ class Arrivals:
             if not is_peers:
                 self._note_fault(channel.name, fault)
             if fault.number >= 0:
+                self._stats.messages_dropped_ordering += 1
                 reason = str(fault.error) if is_peers else "its channel's ordering failed"
-                self._stats.messages_received_refused += 1
                 self._connection.refuse(channel, fault.number, fault.code, reason)
         guard.faults.clear()
 

@@ -49,6 +49,8 @@ class SendChannel:
         "delivery",
         "ended",
         "identity",
+        "is_plain",
+        "is_timed",
         "lost_pieces",
         "name",
         "newest",
@@ -85,6 +87,10 @@ class SendChannel:
         """The newest message of each key, where newer messages supersede older ones."""
         if spec.delivery.key is not None:
             self.newest = OrderedDict()
+        self.is_timed = False
+        """True once a message has a deadline, which the peer is told."""
+        self.is_plain = self.newest is None
+        """True if messages leave as they are and in the order of the queue."""
         self.next_number = 0
         self.sent_cost = 0
         self.credit_cost = credit_cost

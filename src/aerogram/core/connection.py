@@ -347,6 +347,7 @@ class Connection:
         if self.path.response is not None:
             self._sender.controls.append(wire.encode_path_response(self.path.response))
             self.path.response = None
+        self._sender.expire(now)
         packets: list[bytes] = []
         build = self._packer.build
         while len(packets) < PACKETS_PER_TURN:

@@ -7,6 +7,7 @@ the fewest bytes; what is given here is this side's own. `WIRE.md` specifies eve
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from aerogram.config import MESSAGES_LIMIT, SMALLEST_DATAGRAM_BYTES
@@ -139,6 +140,13 @@ def encode_credit(channel: int, limit: int) -> bytes:
 def encode_skip(channel: int, number: int, cost: int) -> bytes:
     """A SKIP frame."""
     return b"\x07" + _integer(channel) + _integer(number) + _integer(cost)
+
+
+def encode_lifetimes(channel: int, first_number: int, runs: list[tuple[int, int]]) -> bytes:
+    """A LIFETIMES frame: from a number on, so many messages still live so many milliseconds."""
+    return b"\x0e" + b"".join(
+        map(_integer, (channel, first_number, len(runs), *chain.from_iterable(runs)))
+    )
 
 
 def encode_refuse(channel: int, number: int, code: int, reason: str) -> bytes:

@@ -18,13 +18,23 @@ SMALLEST_FRAGMENT_BYTES: Final = 256
 class Reassembly:
     """The pieces of one unfinished record."""
 
-    __slots__ = ("_covered", "_pieces", "received_bytes", "reserved", "started_at", "total_bytes")
+    __slots__ = (
+        "_covered",
+        "_pieces",
+        "deadline",
+        "received_bytes",
+        "reserved",
+        "started_at",
+        "total_bytes",
+    )
 
     def __init__(self, total_bytes: int, now: float) -> None:
         self.total_bytes = total_bytes
         self.started_at = now
         self.received_bytes = 0
         self.reserved = False
+        self.deadline: float | None = None
+        """When the record becomes worthless, if its sender says so."""
         self._pieces: dict[int, bytes] = {}
         self._covered = RangeSet()
 
@@ -43,6 +53,11 @@ class Reassembly:
         self._pieces[offset] = data
         self.received_bytes += len(data)
         return len(data)
+
+    def lives_until(self, deadline: float | None) -> None:
+        """Take a further estimate; the earliest holds, for no piece is quicker than the way."""
+        if deadline is not None and (self.deadline is None or deadline < self.deadline):
+            self.deadline = deadline
 
     @property
     def complete(self) -> bool:

@@ -38,6 +38,7 @@ FRAME_PATH_RESPONSE: Final = 0x0A
 FRAME_NEW_CONNECTION_ID: Final = 0x0B
 FRAME_RETIRE_CONNECTION_ID: Final = 0x0C
 FRAME_CLOSE: Final = 0x0D
+FRAME_LIFETIMES: Final = 0x0E
 
 PING: Final = bytes((FRAME_PING,))
 """The whole PING frame."""
@@ -193,6 +194,16 @@ class Close:
     reason: str
 
 
+@dataclass(slots=True)
+class Lifetimes:
+    """How long messages still live that follow in the same packet; 0 is without end."""
+
+    channel: int
+    first_number: int
+    runs: list[tuple[int, int]]
+    """(count of messages, milliseconds), for messages whose numbers follow on."""
+
+
 Frame = (
     Messages
     | Ack
@@ -207,4 +218,5 @@ Frame = (
     | NewConnectionId
     | RetireConnectionId
     | Close
+    | Lifetimes
 )

@@ -7,7 +7,7 @@ a `Guard`. Whatever breaks the protocol raises `DecodeError`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from aerogram.config import MESSAGE_OVERHEAD_BYTES
 from aerogram.core.delivery import AsItArrives, HoldingOrdering, InOrder, NewestWins
@@ -18,6 +18,9 @@ from aerogram.errors import DecodeError
 
 if TYPE_CHECKING:
     from aerogram.core.channel import ChannelSpec
+
+DEADLINES_LIMIT: Final = 32768
+"""Deadlines kept for a channel, as many as messages fit a window of 1 MiB; the oldest go first."""
 
 
 class ReceiveChannel:
@@ -39,6 +42,8 @@ class ReceiveChannel:
         "holds",
         "identity",
         "known",
+        "late",
+        "lifetimes",
         "name",
         "partial",
         "received",
@@ -76,9 +81,13 @@ class ReceiveChannel:
         if self.guard is None and isinstance(ordering, InOrder):
             self._in_order = ordering
         self._passes_all = self.guard is None and kind is AsItArrives
-        # When messages that are handed over become worthless, by number, in seconds of the
-        # endpoint's clock; whoever handles a message takes its entry out.
+        self.late = 0
+        """Messages that were not handed over because their deadline had passed; the caller's."""
+        self.lifetimes: dict[int, float] = {}
+        """When messages of the packet that is being taken become worthless, by number."""
         self.deadlines: dict[int, float] = {}
+        """The same for messages that are held or handed over, in seconds of the endpoint's clock;
+        an estimate. Whoever handles a message takes its entry out."""
         self.received = RangeSet()
         self._done = 0
         """How many numbers are in it."""
@@ -92,15 +101,15 @@ class ReceiveChannel:
 
     # -- messages
 
-    def run_arrived(self, first: int, payloads: list[bytes]) -> tuple[list[Run], int]:
+    def run_arrived(self, first: int, payloads: list[bytes], now: float) -> tuple[list[Run], int]:
         """Take a run of whole messages; return what is handed over and the count of duplicates."""
         received = self.received
         if self._in_order is not None:
-            if not received.ends_at(first - 1):
-                return self._one_by_one(first, payloads)
+            if self.lifetimes or not received.ends_at(first - 1):
+                return self._one_by_one(first, payloads, now)
             self._in_order.advance(len(payloads))
-        elif not self._passes_all or (self.resends and first <= received.largest):
-            return self._one_by_one(first, payloads)
+        elif not self._passes_all or self.lifetimes or (self.resends and first <= received.largest):
+            return self._one_by_one(first, payloads, now)
         if self.resends:
             received.add(first, first + len(payloads) - 1)
             self._done += len(payloads)
@@ -108,7 +117,7 @@ class ReceiveChannel:
         self.arrived_cost += cost
         return [(first, payloads, cost)], 0
 
-    def _one_by_one(self, first: int, payloads: list[bytes]) -> tuple[list[Run], int]:
+    def _one_by_one(self, first: int, payloads: list[bytes], now: float) -> tuple[list[Run], int]:
         released: list[Run] = []
         duplicates = 0
         for number, payload in enumerate(payloads, first):
@@ -116,7 +125,11 @@ class ReceiveChannel:
                 duplicates += 1
                 continue
             self.arrived_cost += len(payload) + MESSAGE_OVERHEAD_BYTES
-            released.extend(self.order(number, payload))
+            if self.lifetimes:
+                due = self.lifetimes.get(number)
+                released.extend(self.timed_arrived(number, payload, due, now))
+            else:
+                released.extend(self.order(number, payload))
         return released, duplicates
 
     def is_new(self, number: int) -> bool:
@@ -125,6 +138,41 @@ class ReceiveChannel:
             return False
         self._done += 1
         return True
+
+    def timed_arrived(
+        self, number: int, payload: bytes, due: float | None, now: float
+    ) -> list[Run]:
+        """Take a whole new message with its deadline, if it has one; return what is set free."""
+        if due is None:
+            return self.order(number, payload)
+        if due <= now:
+            self.late += 1
+            self.consumed(len(payload) + MESSAGE_OVERHEAD_BYTES)
+            return self._passed_over(number)
+        deadlines = self.deadlines
+        deadlines[number] = due
+        if len(deadlines) > DEADLINES_LIMIT:
+            del deadlines[next(iter(deadlines))]
+        released = self.order(number, payload)
+        if not released and not self.holds:
+            deadlines.pop(number, None)
+        return released
+
+    def in_time(self, runs: list[Run], now: float) -> list[Run]:
+        """What of this is not too late; a message may have been held for what came after it.
+
+        A run of several messages is of such as have no deadlines.
+        """
+        kept: list[Run] = []
+        for run in runs:
+            due = self.deadlines.get(run[0])
+            if due is None or due > now:
+                kept.append(run)
+                continue
+            del self.deadlines[run[0]]
+            self.late += 1
+            self.consumed(run[2])
+        return kept
 
     def order(self, number: int, payload: bytes) -> list[Run]:
         """Pass one whole new message through the ordering; return what that sets free."""
@@ -161,6 +209,10 @@ class ReceiveChannel:
             raise DecodeError("a message was skipped for less than what arrived of it")
         self.arrived_cost += cost - arrived
         self.consumed(cost)
+        return self._passed_over(number)
+
+    def _passed_over(self, number: int) -> list[Run]:
+        """This number will not be shown; return what that sets free."""
         if self.guard is not None:
             return self.guard.skipped(number)
         if not self.holds:

@@ -15,12 +15,18 @@ from aerogram.config import MESSAGE_OVERHEAD_BYTES
 from aerogram.core import wire
 from aerogram.core.channel import SendChannel
 from aerogram.core.fragments import SMALLEST_FRAGMENT_BYTES
+from aerogram.core.lifetimes import ENTRY_BYTES, HEADER_BYTES, Lifetimes
 from aerogram.core.outgoing import Outgoing, OutgoingRecord, Piece
 from aerogram.core.receiver import Receiver
 from aerogram.core.recovery import SentPacket
 from aerogram.core.sender import HEADER_ROOM_BYTES, Sender
 
 PREFIXES: Final = wire.LENGTH_PREFIX
+
+LIFETIME_ROOM_BYTES: Final = HEADER_BYTES + ENTRY_BYTES
+"""The most that a LIFETIMES frame of one message takes."""
+RECORD_UNITS: Final = 2 * wire.FRAME_UNITS + 1
+"""What a FRAGMENT frame costs, with a LIFETIMES frame of one message before it."""
 
 
 class Packer:
@@ -167,15 +173,18 @@ class Packer:
         count = packet.units_left - wire.FRAME_UNITS
         space = room - HEADER_ROOM_BYTES
         run: list[Outgoing] = []
-        if channel.newest is None:
+        if channel.is_plain:
             run = self._take_equal(queue, space, credit, count)
         body: list[bytes]
         if run:
             prefix = PREFIXES[len(run[0].payload)]
             body = [prefix, prefix.join([message.payload for message in run])]
         else:
-            run = self._take_mixed(channel, space, credit, count)
+            lifetimes = Lifetimes(packet.sent_at) if channel.is_timed else None
+            run = self._take_mixed(channel, space, credit, count, lifetimes)
             body = [part for m in run for part in (PREFIXES[len(m.payload)], m.payload)]
+            if run and lifetimes is not None:
+                room -= _put_lifetimes(packet, parts, channel, run[0].number, lifetimes)
         if run:
             header = wire.encode_messages_header(channel.identity, channel.next_number, len(run))
             parts.append(header)
@@ -213,7 +222,12 @@ class Packer:
         return []
 
     def _take_mixed(
-        self, channel: SendChannel, space: int, credit: int, count: int
+        self,
+        channel: SendChannel,
+        space: int,
+        credit: int,
+        count: int,
+        lifetimes: Lifetimes | None,
     ) -> list[Outgoing]:
         """As many messages as fit, whatever their sizes; those that have ended are dropped."""
         run: list[Outgoing] = []
@@ -223,12 +237,17 @@ class Packer:
             if size > limit:
                 break
             space -= size + len(PREFIXES[size])
+            if lifetimes is not None:
+                space -= lifetimes.room_for(message)
             credit -= size + MESSAGE_OVERHEAD_BYTES
-            if space < 0 or credit < 0 or len(run) >= count:
+            units = len(run) if lifetimes is None else len(run) + lifetimes.units
+            if space < 0 or credit < 0 or units >= count:
                 break
             channel.queue.popleft()
             message.number = channel.next_number + len(run)
             run.append(message)
+            if lifetimes is not None:
+                lifetimes.add(message)
         return run
 
     def _note_sent(self, channel: SendChannel, packet: SentPacket, run: list[Outgoing]) -> None:
@@ -253,32 +272,20 @@ class Packer:
         """Whole messages that leave again; a run ends where their numbers do not follow on."""
         resend = channel.resend
         while resend and room > HEADER_ROOM_BYTES:
-            run: list[Outgoing] = []
-            body: list[bytes] = []
+            lifetimes = Lifetimes(packet.sent_at) if channel.is_timed else None
             count = packet.units_left - wire.FRAME_UNITS
-            left = room - HEADER_ROOM_BYTES
-            while resend:
-                message = resend[0]
-                if message.outcome is not None:
-                    resend.popleft()
-                    continue
-                need = len(message.payload) + len(PREFIXES[len(message.payload)])
-                if need > left or len(run) >= count:
-                    break
-                if run and message.number != run[-1].number + 1:
-                    break
-                resend.popleft()
-                left -= need
-                message.leaves_again(packet)
-                body.append(PREFIXES[len(message.payload)])
-                body.append(message.payload)
-                run.append(message)
+            run = _take_resends(resend, room - HEADER_ROOM_BYTES, count, lifetimes)
             if not run:
                 return room
+            if lifetimes is not None:
+                room -= _put_lifetimes(packet, parts, channel, run[0].number, lifetimes)
             header = wire.encode_messages_header(channel.identity, run[0].number, len(run))
+            body = [part for m in run for part in (PREFIXES[len(m.payload)], m.payload)]
             parts.append(header)
             parts.extend(body)
-            room = left + HEADER_ROOM_BYTES - len(header)
+            room -= len(header) + sum(map(len, body))
+            for message in run:
+                message.leaves_again(packet)
             packet.units += wire.FRAME_UNITS + len(run)
             packet.runs.append((channel, run))
             self._sender.stats.messages_resent += len(run)
@@ -291,14 +298,17 @@ class Packer:
         self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int
     ) -> int:
         """The next fragment of the record at the head of the queue."""
-        if packet.units_left < wire.FRAME_UNITS:
+        if packet.units_left < RECORD_UNITS:
             return room
         message = channel.queue[0]
         total = len(message.payload)
         record = message.record
         starts = record is None
         sent_bytes = 0 if record is None else record.sent_bytes
-        length = min(room - HEADER_ROOM_BYTES, total - sent_bytes)
+        header_room = HEADER_ROOM_BYTES
+        if message.deadline is not None:
+            header_room += LIFETIME_ROOM_BYTES
+        length = min(room - header_room, total - sent_bytes)
         if channel.resends:
             credit = channel.credit_cost - channel.sent_cost
             length = min(length, credit - (MESSAGE_OVERHEAD_BYTES if starts else 0))
@@ -331,6 +341,12 @@ class Packer:
         piece.leaves(packet.sent_at)
         if not piece.channel.by_loss_only:
             self._sender.ask_policy(piece.channel, piece, packet.sent_at)
+        if message.deadline is not None and (
+            room >= LIFETIME_ROOM_BYTES + HEADER_ROOM_BYTES + piece.end - piece.start
+        ):
+            lifetimes = Lifetimes(packet.sent_at)
+            lifetimes.add(message)
+            room -= _put_lifetimes(packet, parts, piece.channel, message.number, lifetimes)
         header = wire.encode_fragment_header(
             piece.channel.identity,
             message.number,
@@ -355,7 +371,7 @@ class Packer:
                 continue
             if piece.end - piece.start + HEADER_ROOM_BYTES > room:
                 return room
-            if packet.units_left < wire.FRAME_UNITS:
+            if packet.units_left < RECORD_UNITS:
                 return room
             lost.popleft()
             self._sender.stats.messages_resent += 1
@@ -367,4 +383,42 @@ def _put_frame(packet: SentPacket, parts: list[bytes], frame: bytes) -> int:
     """Add a frame; return its size."""
     packet.units += wire.FRAME_UNITS
     parts.append(frame)
+    return len(frame)
+
+
+def _take_resends(
+    resend: deque[Outgoing], space: int, count: int, lifetimes: Lifetimes | None
+) -> list[Outgoing]:
+    """Messages that fit and whose numbers follow on; those that have ended are dropped."""
+    run: list[Outgoing] = []
+    while resend:
+        message = resend[0]
+        if message.outcome is not None:
+            resend.popleft()
+            continue
+        space -= len(message.payload) + len(PREFIXES[len(message.payload)])
+        units = len(run)
+        if lifetimes is not None:
+            space -= lifetimes.room_for(message)
+            units += lifetimes.units
+        if space < 0 or units >= count or (run and message.number != run[-1].number + 1):
+            break
+        run.append(resend.popleft())
+        if lifetimes is not None:
+            lifetimes.add(message)
+    return run
+
+
+def _put_lifetimes(
+    packet: SentPacket,
+    parts: list[bytes],
+    channel: SendChannel,
+    first_number: int,
+    lifetimes: Lifetimes,
+) -> int:
+    """Add the frame that goes before messages with deadlines; return its size, 0 without any."""
+    frame = lifetimes.frame(channel.identity, first_number)
+    if frame:
+        parts.append(frame)
+        packet.units += lifetimes.units
     return len(frame)

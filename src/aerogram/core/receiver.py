@@ -19,6 +19,7 @@ from aerogram.core.incoming import ReceiveChannel
 from aerogram.core.keys import ReplayWindow
 from aerogram.core.policies import Fault, Run
 from aerogram.core.ranges import RangeSet
+from aerogram.core.recovery import Rtt
 from aerogram.core.stats import ConnectionStats
 from aerogram.errors import DecodeError
 
@@ -61,6 +62,7 @@ class Receiver:
         "_reserved_bytes",
         "_specs",
         "_stats",
+        "_timed",
         "_waiting",
         "credits_due",
         "faults",
@@ -88,6 +90,8 @@ class Receiver:
         """Channels whose sender is to be told a new limit."""
         self.faults: list[tuple[str, Fault]] = []
         """What users' orderings did wrong that belongs to no message, until the caller takes it."""
+        self._timed: list[ReceiveChannel] = []
+        """Channels that were told lifetimes in the packet that is being taken."""
         self._reserved_bytes = 0
         self._waiting: list[tuple[ReceiveChannel, Reassembly]] = []
 
@@ -104,6 +108,8 @@ class Receiver:
 
     def packet_taken(self, number: int, now: float, *, eliciting: bool) -> None:
         """The packet was authentic and its frames are processed: it is to be acknowledged."""
+        if self._timed:
+            self._forget_lifetimes()
         ranges = self._ranges
         expected = ranges.largest + 1
         ranges.add(number, number)
@@ -204,16 +210,45 @@ class Receiver:
 
     # -- messages
 
-    def messages(self, frame: wire.Messages) -> tuple[ReceiveChannel, list[Run]]:
+    def messages(self, frame: wire.Messages, now: float) -> tuple[ReceiveChannel, list[Run]]:
         """Take a run of whole messages; return what is handed over. Raises `DecodeError`."""
         channel = self.channel(frame.channel)
-        messages, duplicates = channel.run_arrived(frame.first_number, frame.payloads)
+        messages, duplicates = channel.run_arrived(frame.first_number, frame.payloads, now)
         if duplicates:
             self._stats.messages_duplicate += duplicates
         channel.check_credit()
-        return channel, messages
+        return channel, self._in_time(channel, messages, now)
 
-    def skip(self, frame: wire.Skip) -> tuple[ReceiveChannel, list[Run]]:
+    def lifetimes(self, frame: wire.Lifetimes, rtt: Rtt, now: float) -> None:
+        """Take a LIFETIMES frame, which is about messages later in this packet.
+
+        A message took about half a round trip to come; before that is measured, no time at all.
+        Raises `DecodeError`.
+        """
+        channel = self.channel(frame.channel)
+        sent_at = now - rtt.smoothed / 2 if rtt.sampled else now
+        number = frame.first_number
+        for count, milliseconds in frame.runs:
+            if milliseconds:
+                due = sent_at + milliseconds / 1000.0
+                channel.lifetimes.update(dict.fromkeys(range(number, number + count), due))
+            number += count
+        self._timed.append(channel)
+
+    def _forget_lifetimes(self) -> None:
+        for channel in self._timed:
+            channel.lifetimes.clear()
+        self._timed.clear()
+
+    def _in_time(self, channel: ReceiveChannel, runs: list[Run], now: float) -> list[Run]:
+        if channel.deadlines:
+            runs = channel.in_time(runs, now)
+        if channel.late:
+            self._stats.messages_expired_on_arrival += channel.late
+            channel.late = 0
+        return runs
+
+    def skip(self, frame: wire.Skip, now: float) -> tuple[ReceiveChannel, list[Run]]:
         """Take a SKIP frame; return what it sets free. Raises `DecodeError`."""
         channel = self.channel(frame.channel)
         partial = channel.partial.get(frame.number)
@@ -222,7 +257,7 @@ class Receiver:
         released = channel.skipped(frame.number, frame.cost)
         channel.check_credit()
         self._stats.messages_skipped += 1
-        return channel, released
+        return channel, self._in_time(channel, released, now)
 
     # -- fragments
 
@@ -240,6 +275,8 @@ class Receiver:
             if partial is None:
                 return channel, []
         new = partial.add(frame.total_bytes, frame.offset, frame.data)
+        if channel.lifetimes:
+            partial.lives_until(channel.lifetimes.get(frame.number))
         if not partial.reserved:
             self._budget.left_bytes -= new
         channel.arrived_cost += new
@@ -250,7 +287,8 @@ class Receiver:
         del channel.partial[frame.number]
         if channel.resends:
             channel.is_new(frame.number)
-        return channel, channel.order(frame.number, partial.record())
+        released = channel.timed_arrived(frame.number, partial.record(), partial.deadline, now)
+        return channel, self._in_time(channel, released, now)
 
     def _begin(
         self, channel: ReceiveChannel, frame: wire.Fragment, now: float

@@ -111,6 +111,8 @@ class Sender:
     def expires(self, channel: SendChannel, message: Outgoing, deadline: float) -> None:
         """Give a message up at a time of the endpoint's clock."""
         self._expiries.add(deadline, channel, message)
+        channel.is_timed = True
+        channel.is_plain = False
 
     def supersede(self, channel: SendChannel, key: Hashable, message: Outgoing, now: float) -> None:
         """A message was queued: an older one with the same key needs not arrive any more.
@@ -319,7 +321,7 @@ class Sender:
             deadline = recovery.deadline()
             if deadline is not None and deadline <= now:
                 self._probe(now)
-        self._expire(now)
+        self.expire(now)
         for channel, late in self._retries.take_due(now):
             if isinstance(late, Piece):
                 self._piece_again(late)
@@ -345,7 +347,8 @@ class Sender:
         self.probes_due = count
         self.ping_due = True
 
-    def _expire(self, now: float) -> None:
+    def expire(self, now: float) -> None:
+        """Give up the messages whose deadline has passed."""
         for channel, message in self._expiries.take_due(now):
             self._finish(channel, message, Outcome.EXPIRED, now)
             self._tell_skipped(channel, message)

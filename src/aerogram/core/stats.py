@@ -21,6 +21,10 @@ class ConnectionStats:
     messages_duplicate: int = 0
     messages_skipped: int = 0
     """Given up by the peer."""
+    messages_expired_on_arrival: int = 0
+    """Their deadline had passed when they came, or when those before them did."""
+    messages_dropped_ordering: int = 0
+    """Their channel's ordering could not be shown them, or failed; refused, if that can be told."""
     messages_dropped_partial: int = 0
     """Unreliable records of which pieces were missing too long or that found no memory."""
     messages_dropped_mailbox: int = 0

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
-from aerogram.config import MESSAGES_LIMIT, SMALLEST_DATAGRAM_BYTES
+from aerogram.config import MESSAGES_LIMIT
 from aerogram.core.encoding import (
     LENGTH_PREFIX,
     TransportParameters,
@@ -22,6 +22,7 @@ from aerogram.core.encoding import (
     encode_credit,
     encode_fragment_header,
     encode_init,
+    encode_lifetimes,
     encode_messages_header,
     encode_new_connection_id,
     encode_path_challenge,
@@ -42,6 +43,7 @@ from aerogram.core.frames import (
     FRAME_CLOSE,
     FRAME_CREDIT,
     FRAME_FRAGMENT,
+    FRAME_LIFETIMES,
     FRAME_MESSAGES,
     FRAME_NEW_CONNECTION_ID,
     FRAME_PADDING,
@@ -67,6 +69,7 @@ from aerogram.core.frames import (
     Fragment,
     Frame,
     Init,
+    Lifetimes,
     Messages,
     Mode,
     NewConnectionId,
@@ -80,6 +83,8 @@ from aerogram.core.frames import (
     Retry,
     Skip,
 )
+from aerogram.core.handshake_wire import decode_handshake_untrusted, decode_parameters_untrusted
+from aerogram.core.reading import CUT_OFF, read_bytes, read_integer, read_text
 from aerogram.errors import DecodeError
 
 __all__ = [
@@ -103,6 +108,7 @@ __all__ = [
     "Fragment",
     "Frame",
     "Init",
+    "Lifetimes",
     "Messages",
     "Mode",
     "NewConnectionId",
@@ -116,12 +122,15 @@ __all__ = [
     "Retry",
     "Skip",
     "TransportParameters",
+    "decode_handshake_untrusted",
+    "decode_parameters_untrusted",
     "encode_ack",
     "encode_channel",
     "encode_close",
     "encode_credit",
     "encode_fragment_header",
     "encode_init",
+    "encode_lifetimes",
     "encode_messages_header",
     "encode_new_connection_id",
     "encode_path_challenge",
@@ -142,144 +151,10 @@ FRAME_UNITS: Final = 10
 ACK_UNIT_BYTES: Final = 2
 """So many bytes of an ACK frame are one unit more."""
 ACK_RANGES_LIMIT: Final = 64
-PARAMETERS_LIMIT: Final = 64
-"""Transport parameters in one list, known or not."""
-TOKEN_BYTES_LIMIT: Final = 256
-"""Longest token of a RETRY."""
-TEXT_BYTES_LIMIT: Final = 1024
-"""Longest channel name, delivery code or reason, in UTF-8."""
 UNIFORM_LIMIT: Final = 64
 """Longest run of messages of one size that is taken apart in one call."""
 CUTTERS_LIMIT: Final = 256
 """Formats kept for that, by size and count: some 2 KiB each."""
-
-
-_CUT_OFF: Final = (IndexError, struct.error)
-"""What reading beyond the end raises, here in one place for every field."""
-_FOUR_BYTES: Final = struct.Struct(">I").unpack_from
-_EIGHT_BYTES: Final = struct.Struct(">Q").unpack_from
-
-# -- each function takes a position and returns the one after what it read
-
-
-def _read_integer(data: bytes, position: int) -> tuple[int, int]:
-    """RFC 9000 §16. Raises one of `_CUT_OFF` where the data ends too early."""
-    first = data[position]
-    if first < 0x40:
-        return first, position + 1
-    if first < 0x80:
-        return (first - 0x40 << 8) | data[position + 1], position + 2
-    if first < 0xC0:
-        return _FOUR_BYTES(data, position)[0] & 0x3FFF_FFFF, position + 4
-    return _EIGHT_BYTES(data, position)[0] & 0x3FFF_FFFF_FFFF_FFFF, position + 8
-
-
-def _read_bytes(data: bytes, position: int, size: int) -> tuple[bytes, int]:
-    end = position + size
-    if end > len(data):
-        raise DecodeError("a field is longer than what is left")
-    return data[position:end], end
-
-
-def _read_counted(data: bytes, position: int, limit: int) -> tuple[bytes, int]:
-    size, position = _read_integer(data, position)
-    if size > limit:
-        raise DecodeError("a field is longer than its limit")
-    return _read_bytes(data, position, size)
-
-
-def _read_text(data: bytes, position: int) -> tuple[str, int]:
-    raw, position = _read_counted(data, position, TEXT_BYTES_LIMIT)
-    try:
-        return raw.decode(), position
-    except UnicodeDecodeError:
-        raise DecodeError("a text is not UTF-8") from None
-
-
-def decode_handshake_untrusted(data: bytes) -> Init | Resp | Retry | Reset:
-    """Any packet but DATA, from anybody. The mac1 of an INIT is the caller's to check.
-
-    Raises `DecodeError`.
-    """
-    try:
-        return _decode_handshake(data)
-    except _CUT_OFF:
-        raise DecodeError("a packet is cut off") from None
-
-
-def _decode_handshake(data: bytes) -> Init | Resp | Retry | Reset:
-    kind = data[0]
-    if kind == RESET:
-        if len(data) != 1 + CID_BYTES + RESET_TOKEN_BYTES:
-            raise DecodeError("a RESET of the wrong size")
-        return Reset(data[1 : 1 + CID_BYTES], data[1 + CID_BYTES :])
-    if kind not in {INIT, RESP, RETRY}:
-        raise DecodeError("an unknown type of packet")
-    if data[1] != VERSION:
-        raise DecodeError("an unknown version")
-    if kind == INIT:
-        return _decode_init(data)
-    cid, position = _read_bytes(data, 2, CID_BYTES)
-    body, position = _read_counted(data, position, len(data) if kind == RESP else TOKEN_BYTES_LIMIT)
-    if position != len(data):
-        raise DecodeError("bytes after the end of a packet")
-    return Resp(cid, body) if kind == RESP else Retry(cid, body)
-
-
-def _decode_init(data: bytes) -> Init:
-    if len(data) < SMALLEST_DATAGRAM_BYTES:
-        raise DecodeError("an INIT without its padding")
-    if data[2] > Mode.PINNED:
-        raise DecodeError("an unknown mode of handshake")
-    cid, position = _read_bytes(data, 3, CID_BYTES)
-    token, position = _read_counted(data, position, TOKEN_BYTES_LIMIT)
-    noise, position = _read_counted(data, position, len(data))
-    end = len(data) - MAC1_BYTES
-    if position > end or data.count(0, position, end) != end - position:
-        raise DecodeError("an INIT with wrong padding")
-    return Init(Mode(data[2]), cid, token, noise)
-
-
-def decode_parameters_untrusted(data: bytes) -> TransportParameters:
-    """Transport parameters; unknown ones are ignored. Raises `DecodeError`."""
-    values: dict[int, bytes] = {}
-    position = 0
-    try:
-        while position < len(data):
-            if len(values) == PARAMETERS_LIMIT:
-                raise DecodeError("too many transport parameters")
-            identity, position = _read_integer(data, position)
-            value, position = _read_counted(data, position, len(data))
-            if identity in values:
-                raise DecodeError("a transport parameter comes twice")
-            values[identity] = value
-        return TransportParameters(
-            max_record_bytes=_integer_parameter(values, 1),
-            channel_window_bytes=_integer_parameter(values, 2),
-            idle_timeout_milliseconds=_integer_parameter(values, 3),
-            max_datagram_bytes=_integer_parameter(values, 4),
-            max_ack_delay_microseconds=_integer_parameter(values, 5),
-            aead=_integer_parameter(values, 6),
-            connection_id=_sized_parameter(values, 7, CID_BYTES),
-            reset_token=_sized_parameter(values, 8, RESET_TOKEN_BYTES),
-        )
-    except _CUT_OFF:
-        raise DecodeError("a transport parameter is cut off") from None
-
-
-def _integer_parameter(values: dict[int, bytes], identity: int) -> int:
-    value = values.get(identity, b"\x00")
-    integer, end = _read_integer(value, 0)
-    if end != len(value):
-        raise DecodeError("a transport parameter has the wrong size")
-    return integer
-
-
-def _sized_parameter(values: dict[int, bytes], identity: int, size: int) -> bytes:
-    value = values.get(identity, b"")
-    if value and len(value) != size:
-        raise DecodeError("a transport parameter has the wrong size")
-    return value
 
 
 def decode_frames_untrusted(data: bytes) -> list[Frame]:
@@ -316,18 +191,20 @@ def decode_frames_untrusted(data: bytes) -> list[Frame]:
                 if decoder is None:
                     raise DecodeError("an unknown frame")
                 frame, position = decoder(data, position + 1)
+                if isinstance(frame, Lifetimes):
+                    units -= len(frame.runs)
             frames.append(frame)
-    except _CUT_OFF:
+    except CUT_OFF:
         raise DecodeError("a frame is cut off") from None
     if units < 0:
-        raise DecodeError("too long an ACK in a packet")
+        raise DecodeError("too long frames in a packet")
     return frames
 
 
 def _decode_messages(data: bytes, position: int, limit: int) -> tuple[Messages, int]:
-    channel, position = _read_integer(data, position)
-    first, position = _read_integer(data, position)
-    count, position = _read_integer(data, position)
+    channel, position = read_integer(data, position)
+    first, position = read_integer(data, position)
+    count, position = read_integer(data, position)
     if not 0 < count <= limit or first + count > MESSAGES_LIMIT:
         raise DecodeError("a frame with too few or too many messages")
     payloads, position = _read_payloads(data, position, count)
@@ -380,10 +257,10 @@ def _read_payloads(data: bytes, position: int, count: int) -> tuple[list[bytes],
 
 
 def _decode_ack(data: bytes, position: int) -> tuple[Ack, int]:
-    largest, position = _read_integer(data, position)
-    delay, position = _read_integer(data, position)
-    more, position = _read_integer(data, position)
-    length, position = _read_integer(data, position)
+    largest, position = read_integer(data, position)
+    delay, position = read_integer(data, position)
+    more, position = read_integer(data, position)
+    length, position = read_integer(data, position)
     if more >= ACK_RANGES_LIMIT:
         raise DecodeError("an ACK with too many ranges")
     low = largest - length
@@ -394,8 +271,8 @@ def _decode_ack(data: bytes, position: int) -> tuple[Ack, int]:
         if gap < 0x40 and length < 0x40:
             position += 2
         else:
-            gap, position = _read_integer(data, position)
-            length, position = _read_integer(data, position)
+            gap, position = read_integer(data, position)
+            length, position = read_integer(data, position)
         high = low - gap - 2
         low = high - length
         ranges.append((low, high))
@@ -405,73 +282,93 @@ def _decode_ack(data: bytes, position: int) -> tuple[Ack, int]:
 
 
 def _decode_fragment(data: bytes, position: int) -> tuple[Fragment, int]:
-    channel, position = _read_integer(data, position)
-    number, position = _read_integer(data, position)
-    total, position = _read_integer(data, position)
-    offset, position = _read_integer(data, position)
-    size, position = _read_integer(data, position)
-    piece, position = _read_bytes(data, position, size)
+    channel, position = read_integer(data, position)
+    number, position = read_integer(data, position)
+    total, position = read_integer(data, position)
+    offset, position = read_integer(data, position)
+    size, position = read_integer(data, position)
+    piece, position = read_bytes(data, position, size)
     if not piece or offset + size > total:
         raise DecodeError("a fragment that is empty or ends beyond its record")
     return Fragment(channel, number, total, offset, piece), position
 
 
 def _decode_channel(data: bytes, position: int) -> tuple[ChannelAnnounce, int]:
-    channel, position = _read_integer(data, position)
-    name, position = _read_text(data, position)
-    code, position = _read_text(data, position)
+    channel, position = read_integer(data, position)
+    name, position = read_text(data, position)
+    code, position = read_text(data, position)
     return ChannelAnnounce(channel, name, code), position
 
 
 def _decode_credit(data: bytes, position: int) -> tuple[Credit, int]:
-    channel, position = _read_integer(data, position)
-    limit, position = _read_integer(data, position)
+    channel, position = read_integer(data, position)
+    limit, position = read_integer(data, position)
     return Credit(channel, limit), position
 
 
 def _decode_skip(data: bytes, position: int) -> tuple[Skip, int]:
-    channel, position = _read_integer(data, position)
-    number, position = _read_integer(data, position)
-    cost, position = _read_integer(data, position)
+    channel, position = read_integer(data, position)
+    number, position = read_integer(data, position)
+    cost, position = read_integer(data, position)
     return Skip(channel, number, cost), position
 
 
+def _decode_lifetimes(data: bytes, position: int) -> tuple[Lifetimes, int]:
+    channel, position = read_integer(data, position)
+    first, position = read_integer(data, position)
+    count, position = read_integer(data, position)
+    if not 0 < count <= PACKET_UNITS_LIMIT:
+        raise DecodeError("a frame with too few or too many lifetimes")
+    runs: list[tuple[int, int]] = []
+    left = PACKET_UNITS_LIMIT
+    for _ in range(count):
+        messages, position = read_integer(data, position)
+        milliseconds, position = read_integer(data, position)
+        left -= messages
+        if messages == 0 or left < 0:
+            raise DecodeError("lifetimes of too few or too many messages")
+        runs.append((messages, milliseconds))
+    if first + PACKET_UNITS_LIMIT - left > MESSAGES_LIMIT:
+        raise DecodeError("lifetimes beyond the last message")
+    return Lifetimes(channel, first, runs), position
+
+
 def _decode_refuse(data: bytes, position: int) -> tuple[Refuse, int]:
-    channel, position = _read_integer(data, position)
-    number, position = _read_integer(data, position)
-    code, position = _read_integer(data, position)
-    reason, position = _read_text(data, position)
+    channel, position = read_integer(data, position)
+    number, position = read_integer(data, position)
+    code, position = read_integer(data, position)
+    reason, position = read_text(data, position)
     return Refuse(channel, number, code, reason), position
 
 
 def _decode_path_challenge(data: bytes, position: int) -> tuple[PathChallenge, int]:
-    value, position = _read_bytes(data, position, PATH_DATA_BYTES)
+    value, position = read_bytes(data, position, PATH_DATA_BYTES)
     return PathChallenge(value), position
 
 
 def _decode_path_response(data: bytes, position: int) -> tuple[PathResponse, int]:
-    value, position = _read_bytes(data, position, PATH_DATA_BYTES)
+    value, position = read_bytes(data, position, PATH_DATA_BYTES)
     return PathResponse(value), position
 
 
 def _decode_new_connection_id(data: bytes, position: int) -> tuple[NewConnectionId, int]:
-    sequence, position = _read_integer(data, position)
-    retire_before, position = _read_integer(data, position)
+    sequence, position = read_integer(data, position)
+    retire_before, position = read_integer(data, position)
     if retire_before > sequence:
         raise DecodeError("a connection id that retires itself")
-    cid, position = _read_bytes(data, position, CID_BYTES)
-    token, position = _read_bytes(data, position, RESET_TOKEN_BYTES)
+    cid, position = read_bytes(data, position, CID_BYTES)
+    token, position = read_bytes(data, position, RESET_TOKEN_BYTES)
     return NewConnectionId(sequence, retire_before, cid, token), position
 
 
 def _decode_retire_connection_id(data: bytes, position: int) -> tuple[RetireConnectionId, int]:
-    sequence, position = _read_integer(data, position)
+    sequence, position = read_integer(data, position)
     return RetireConnectionId(sequence), position
 
 
 def _decode_close(data: bytes, position: int) -> tuple[Close, int]:
-    code, position = _read_integer(data, position)
-    reason, position = _read_text(data, position)
+    code, position = read_integer(data, position)
+    reason, position = read_text(data, position)
     return Close(code, reason), position
 
 
@@ -486,4 +383,5 @@ _DECODERS: Final[dict[int, Callable[[bytes, int], tuple[Frame, int]]]] = {
     FRAME_NEW_CONNECTION_ID: _decode_new_connection_id,
     FRAME_RETIRE_CONNECTION_ID: _decode_retire_connection_id,
     FRAME_CLOSE: _decode_close,
+    FRAME_LIFETIMES: _decode_lifetimes,
 }
