@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aerogram import delivery
 from aerogram.app import App, Channel
+from aerogram.client import connect
 from aerogram.config import Config
 from aerogram.core.channel import Outcome
 from aerogram.core.keys import Identity
@@ -39,7 +40,7 @@ from aerogram.io.endpoint import DatagramEndpoint
 from aerogram.io.opening import open_endpoint
 from aerogram.messages import Message, Request
 from aerogram.receipts import Receipt
-from aerogram.server import Server, connect, serve
+from aerogram.server import Server, serve, serve_datagrams
 from aerogram.session import Session
 
 __all__ = [
@@ -85,5 +86,6 @@ __all__ = [
     "open_endpoint",
     "read_identity",
     "serve",
+    "serve_datagrams",
     "write_identity",
 ]

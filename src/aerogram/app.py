@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, overload
 
@@ -11,8 +11,13 @@ from aerogram import delivery as presets
 from aerogram import messages as codec
 from aerogram.core.channel import ChannelSpec
 from aerogram.core.delivery import AsItArrives, Delivery, InOrder, NewestWins
+from aerogram.datagrams import DatagramRoute
 from aerogram.dispatch import Handler, Middleware, Route, chained
 from aerogram.groups import Group
+from aerogram.io.arrivals import Overflow
+from aerogram.io.datagram import Datagram
+from aerogram.io.endpoint import DatagramEndpoint
+from aerogram.io.sockets import checked_address
 from aerogram.messages import Message, Request
 from aerogram.requests import answer_request
 from aerogram.session import Session
@@ -27,6 +32,9 @@ MessageT = TypeVar("MessageT")
 AnswerT = TypeVar("AnswerT")
 LifespanT = TypeVar("LifespanT")
 MadeT = TypeVar("MadeT")
+DatagramHandlerT = TypeVar(
+    "DatagramHandlerT", bound=Callable[[DatagramEndpoint, Datagram], Awaitable[Any]]
+)
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[Any]])
 
 PLAIN_TYPES: Final = (bytes, str, int, float, bool, list, dict, type(None))
@@ -153,6 +161,8 @@ class App(Generic[DepsT, StateT]):
         self._answers: dict[codec.RoutingKey, Route] = {}
         self._openers: list[Callable[[Any], Awaitable[Any]]] = []
         self._closers: list[Callable[[Any, Any], Awaitable[Any]]] = []
+        self.datagram_routes: list[DatagramRoute] = []
+        """Where bare datagrams are expected."""
         self._groups: dict[str, Group[StateT]] = {}
         self._state: list[DepsT] = []
         self.channels.decode_for_orderings(self._decode)
@@ -205,6 +215,37 @@ class App(Generic[DepsT, StateT]):
             self.channels.of(kind)
             call = chained(handler, self._middleware)
             self._answers[key] = Route(codec.decoder_for(kind), call, kind.__name__)
+            return handler
+
+        return register
+
+    def datagram(
+        self,
+        host: str,
+        port: int,
+        *,
+        overflow: Overflow = "drop_oldest",
+        dual_stack: bool = False,
+        reuse_port: bool = False,
+        details: bool = True,
+    ) -> Callable[[DatagramHandlerT], DatagramHandlerT]:
+        """Register a coroutine function (endpoint, datagram) for bare datagrams at an address.
+
+        There is no session and nothing of ours on the wire. The options are those of
+        `open_endpoint`; the endpoint is opened when the app is served. Raises `InvalidAddress`.
+        """
+        checked_address(host, port, to_bind=True)
+        options = {
+            "overflow": overflow,
+            "dual_stack": dual_stack,
+            "reuse_port": reuse_port,
+            "details": details,
+        }
+
+        def register(handler: DatagramHandlerT) -> DatagramHandlerT:
+            call = chained(handler, self._middleware)
+            name = getattr(handler, "__name__", repr(handler))
+            self.datagram_routes.append(DatagramRoute(host, port, options, call, name))
             return handler
 
         return register
@@ -290,13 +331,18 @@ class App(Generic[DepsT, StateT]):
             raise RuntimeError("app.state exists only while the app is being served")
         return self._state[-1]
 
-    def push_state(self, state: DepsT) -> None:
-        """Serving begins."""
-        self._state.append(state)
-
-    def pop_state(self, state: DepsT) -> None:
-        """Serving ends."""
-        self._state.remove(state)
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Enter the app's lifespan; `state` is what it yields until the context ends."""
+        if self.lifespan is None:
+            yield
+            return
+        async with self.lifespan() as state:
+            self._state.append(state)
+            try:
+                yield
+            finally:
+                self._state.remove(state)
 
     async def run(
         self,

@@ -1,0 +1,30 @@
+"""What `serve` and `connect` both check about secrets and plain text."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+Insecure = bool | Literal["anywhere"]
+"""False, True for plain text on loopback, or "anywhere" to force it."""
+PSK_BYTES: Final = 32
+
+
+def check_psk(psk: bytes) -> None:
+    """Raise `ValueError` for a shared secret that is not `PSK_BYTES` random bytes."""
+    if not _is_bytes(psk) or len(psk) != PSK_BYTES:
+        raise ValueError(
+            f"psk= takes {PSK_BYTES} random bytes, as os.urandom({PSK_BYTES}) gives; a password"
+            " could be guessed from one recorded packet"
+        )
+
+
+def _is_bytes(value: object) -> bool:
+    return isinstance(value, bytes)
+
+
+def not_loopback(host: str) -> str:
+    """What is said when plain text would leave this machine."""
+    return (
+        f"plain text to {host}: insecure=True is for this machine only; use a key or psk=, or"
+        ' insecure="anywhere" where the network itself is safe'
+    )
