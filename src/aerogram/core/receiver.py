@@ -299,7 +299,7 @@ class Receiver:
             return None
         channel.arrived_cost += MESSAGE_OVERHEAD_BYTES
         channel.partial[frame.number] = partial
-        if channel.resends and 2 * frame.total_bytes > channel.window:
+        if channel.resends and 2 * (frame.total_bytes + MESSAGE_OVERHEAD_BYTES) > channel.window:
             self._waiting.append((channel, partial))
             self._grant_waiting()
         return partial

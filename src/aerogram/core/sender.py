@@ -89,7 +89,9 @@ class Sender:
         """Channels whose queue has room again, for those who wait."""
         datagram_bytes = min(config.datagram_bytes, peer.max_datagram_bytes)
         self.payload_room = datagram_bytes - wire.DATA_HEADER_BYTES - protection.overhead_bytes
-        self.largest_whole = len(wire.LENGTH_PREFIX) - 1
+        # The receiver tells of credit for half a window at least, so that more may be left untold.
+        credit_at_least = peer.channel_window_bytes // 2 - MESSAGE_OVERHEAD_BYTES
+        self.largest_whole = min(len(wire.LENGTH_PREFIX) - 1, credit_at_least)
         """Larger messages go in fragments."""
         self.faults: list[tuple[str, Fault]] = []
         """What retry policies did wrong, with their channels' names, until the caller takes it."""
