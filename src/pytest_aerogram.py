@@ -6,7 +6,7 @@ also fails for what it leaves behind: see `aerogram.lab.faults`.
 
 A module beside the package, because pytest imports it at every start, also for those who have no
 such tests, and a module of the package would bring all of it along. Rules: until a fixture is used
-it imports nothing but pytest; what is found fails the test itself and not its teardown.
+it imports nothing but pytest, 7.4 or newer; what is found fails the test and not its teardown.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ import inspect
 import os
 import shlex
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 if TYPE_CHECKING:
     from aerogram.lab.network import Network
     from aerogram.lab.plugin import LabTest
-
-_ResultT = TypeVar("_ResultT")
+    from aerogram.lab.simulation import Simulate
 
 _SEEDS_LIMIT: Final = 100_000
 """Of `--aerogram-seeds`: each is a test of its own that pytest holds in memory."""
@@ -37,19 +36,6 @@ _MARKER: Final = (
     " `limit` seconds of it, and let it pass in spite of the faults named by `expect`. For other"
     " tests the two are what `simulate` and the checks at their end go by."
 )
-
-
-class Simulate(Protocol):
-    """The type of the fixture `simulate`."""
-
-    def __call__(
-        self,
-        main: Coroutine[Any, Any, _ResultT] | Callable[[], Coroutine[Any, Any, _ResultT]],
-        *,
-        limit: float | None = None,
-    ) -> _ResultT:
-        """As `aerogram.lab.simulate`, with the seed and by default the limit of the test."""
-        ...
 
 
 # Options

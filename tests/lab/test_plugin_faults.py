@@ -11,7 +11,8 @@ WORLDS = """
 async def test_bad_links(network):
     network.default = Link(
         delay=0.05, jitter=0.1, distribution="skewed", loss=0.1, duplicate=0.1, reorder=0.1,
-        burst=Burst(enter=0.05, leave=0.3), rate_bytes_per_second=50_000, queue_bytes=3000,
+        burst=Burst(enter=0.05, leave=0.3), longest_loss=3,
+        rate_bytes_per_second=50_000, queue_bytes=3000,
     )
     await talk(network, 50)
 

@@ -15,7 +15,7 @@ from aerogram.lab.link import Burst, Link
 from aerogram.lab.loop import VirtualLoop
 from aerogram.lab.nat import Nat
 from aerogram.lab.network import Network
-from aerogram.lab.simulation import simulate
+from aerogram.lab.simulation import Simulate, simulate
 from aerogram.lab.trace import Entry, Trace
 from aerogram.lab.transport import SimulatedTransport
 
@@ -30,6 +30,7 @@ __all__ = [
     "Network",
     "Nondeterminism",
     "RealInputOutput",
+    "Simulate",
     "SimulatedTransport",
     "SimulationError",
     "SimulationTimeout",

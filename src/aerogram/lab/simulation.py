@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from aerogram.lab.errors import LeftOver, SimulationError
 from aerogram.lab.guard import guarded
@@ -19,6 +19,22 @@ LIMIT_SECONDS: Final = 3600.0
 
 _CLEAN_UP_SECONDS: Final = 60.0
 """Virtual time that cancelled tasks have to end in."""
+
+
+class Simulate(Protocol):
+    """The type of the pytest fixture `simulate`.
+
+    The seed is that of the test, and so is the limit unless it is given.
+    """
+
+    def __call__(
+        self,
+        main: Coroutine[Any, Any, _ResultT] | Callable[[], Coroutine[Any, Any, _ResultT]],
+        *,
+        limit: float | None = None,
+    ) -> _ResultT:
+        """As `aerogram.lab.simulate`."""
+        ...
 
 
 def simulate(
