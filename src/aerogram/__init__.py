@@ -42,6 +42,7 @@ from aerogram.messages import Message, Request
 from aerogram.receipts import Receipt
 from aerogram.server import Server, serve, serve_datagrams
 from aerogram.session import Session
+from aerogram.session_clock import SessionClock
 
 __all__ = [
     "AerogramError",
@@ -79,6 +80,7 @@ __all__ = [
     "Server",
     "ServerIdentityRequired",
     "Session",
+    "SessionClock",
     "SessionClosed",
     "connect",
     "delivery",

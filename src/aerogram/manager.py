@@ -249,7 +249,9 @@ class SessionManager:
             connection.close(CloseCode.GOING_AWAY, "", self.time())
             return
         try:
-            session: Session[Any] = Session(self, connection, self._channels, self._app)
+            session: Session[Any] = Session(
+                self, connection, self._channels, self._app, is_client=event.handshake is not None
+            )
         except Exception as error:  # of the application's `session_state`
             self._application_failed("session_state", error)
             connection.close(CloseCode.NO_ERROR, "the session could not be set up", self.time())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aerogram.app import Channel, Channels
     from aerogram.core.channel import ChannelSpec, SendChannel
     from aerogram.core.connection import Connection
-    from aerogram.session import Shell
+    from aerogram.shell import Shell
 
 
 class Outbox:

@@ -9,13 +9,11 @@ the manager flushes at the end of the loop's turn.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from aerogram import messages as codec
-from aerogram.config import MESSAGE_OVERHEAD_BYTES, Config
+from aerogram.config import MESSAGE_OVERHEAD_BYTES
 from aerogram.core.channel import Outcome
 from aerogram.core.events import CloseCode, RefuseCode
 from aerogram.dispatch import Mailbox, Route
@@ -31,8 +29,11 @@ from aerogram.errors import (
 from aerogram.inbox import Inbox
 from aerogram.messages import Request
 from aerogram.outbox import Outbox
+from aerogram.pings import Pings
 from aerogram.receipts import Receipt, SessionStats
 from aerogram.requests import Requests
+from aerogram.session_clock import SessionClock
+from aerogram.shell import Shell
 from aerogram.typevars import StateT
 
 if TYPE_CHECKING:
@@ -48,27 +49,6 @@ DEFAULT_REQUEST_TIMEOUT = 10.0
 """Seconds; pass `timeout=None` to wait as long as the session lives."""
 
 
-class Shell(Protocol):
-    """What a session needs of its manager."""
-
-    config: Config
-    flush_scheduled: bool
-    time: Callable[[], float]
-    """The endpoint's clock."""
-
-    def schedule_flush(self) -> None:
-        """Send what is queued at the end of this turn of the loop."""
-
-    def poll(self) -> None:
-        """Deal with events that a call of the user has caused."""
-
-    def log_handler_error(self, session: Session[Any], name: str, error: BaseException) -> None:
-        """A handler raised."""
-
-    def session_finished(self, session: Session[Any]) -> None:
-        """The session has ended and its handlers are done."""
-
-
 class Session(Generic[StateT]):
     """A peer. Users get it from `connect`, or as the first argument of their handlers."""
 
@@ -78,6 +58,8 @@ class Session(Generic[StateT]):
         connection: Connection,
         channels: Channels,
         app: App[Any, StateT] | None,
+        *,
+        is_client: bool,
     ) -> None:
         self.connection = connection
         self.config = shell.config
@@ -85,6 +67,8 @@ class Session(Generic[StateT]):
         self.ready = False
         """True once `on_open` has run: handlers may."""
         self._shell = shell
+        self._is_client = is_client
+        self._clock: SessionClock | None = None
         self._outbox = Outbox(shell, connection, channels)
         self._mailboxes: dict[int, Mailbox] = {}
         self._inbox = Inbox(self.config.mailbox_bytes)
@@ -92,7 +76,7 @@ class Session(Generic[StateT]):
         self.requests = Requests(self)
         self._error: SessionClosed | None = None
         self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pings: set[asyncio.Future[None]] = set()
+        self._pings = Pings(connection, shell)
         self._opener: asyncio.Task[None] | None = None
         self._finisher: asyncio.Task[None] | None = None
         self._runs_closers = False
@@ -128,6 +112,14 @@ class Session(Generic[StateT]):
     def peer_key(self) -> bytes | None:
         """The peer's public key, where the handshake proved one."""
         return self.connection.peer_key
+
+    @property
+    def clock(self) -> SessionClock:
+        """The time that both ends share: the server's. The first look starts to measure it."""
+        if self._clock is None:
+            self._clock = SessionClock(self.connection, self._shell.time, asks=self._is_client)
+            self._shell.schedule_flush()
+        return self._clock
 
     @property
     def closed(self) -> bool:
@@ -235,17 +227,7 @@ class Session(Generic[StateT]):
         """
         if self._error is not None:
             raise self._error
-        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        started = self._shell.time()
-        self._pings.add(answered)
-        self.connection.ping(partial(_settle, answered))
-        self._shell.schedule_flush()
-        try:
-            async with asyncio.timeout(timeout):
-                await answered
-        finally:
-            self._pings.discard(answered)
-        return self._shell.time() - started
+        return await self._pings.ping(timeout)
 
     def send_encoded(self, kind: type, payload: bytes) -> bool:
         """Queue a message that is encoded already; False if there is no room now."""
@@ -444,9 +426,7 @@ class Session(Generic[StateT]):
         self.has_drained()
         self.requests.fail(error)
         self._outbox.end(error)
-        for ping in self._pings:
-            if not ping.done():
-                ping.set_exception(error)
+        self._pings.fail(error)
         self._inbox.wake()
         for group in [*self._groups]:
             group.discard(self)
@@ -504,8 +484,3 @@ class Session(Generic[StateT]):
     def left(self, group: Group[Any]) -> None:
         """A group has let this session go."""
         self._groups.pop(group, None)
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -49,6 +49,8 @@ FRAMES: dict[str, wire.Frame] = {
     "RETIRE_CONNECTION_ID": wire.RetireConnectionId(16384),
     "CLOSE": wire.Close(256, "bye"),
     "LIFETIMES": wire.Lifetimes(3, 70000, [(2, 250), (1, 0), (40, 16384)]),
+    "TIME": wire.Time(10_000_000),
+    "TIME_ANSWER": wire.TimeAnswer(10_000_000, 12_500_000, 12_500_050),
 }
 
 
@@ -91,6 +93,8 @@ ENCODERS: dict[type, Callable[[Any], bytes]] = {
     wire.RetireConnectionId: lambda f: wire.encode_retire_connection_id(f.sequence),
     wire.Close: lambda f: wire.encode_close(f.code, f.reason),
     wire.Lifetimes: lambda f: wire.encode_lifetimes(f.channel, f.first_number, f.runs),
+    wire.Time: lambda f: wire.encode_time(f.sent_at),
+    wire.TimeAnswer: lambda f: wire.encode_time_answer(f.asked_at, f.received_at, f.sent_at),
 }
 
 

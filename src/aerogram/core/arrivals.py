@@ -71,6 +71,10 @@ class Arrivals:
             elif isinstance(frame, wire.Close):
                 self._connection.peer_closed(frame, now)
                 return False
+            elif isinstance(frame, wire.Time):
+                self._connection.timing().question(frame, now)
+            elif isinstance(frame, wire.TimeAnswer):
+                self._connection.timing().answer(frame, now)
             else:
                 eliciting = True
                 self._take_control(frame, now)

@@ -37,6 +37,7 @@ from aerogram.core.receiver import ChannelDisagreement, ReassemblyBudget, Receiv
 from aerogram.core.recovery import Rtt
 from aerogram.core.sender import Sender
 from aerogram.core.stats import ConnectionStats
+from aerogram.core.timing import Timing
 from aerogram.errors import CryptoError, DecodeError, MessageTooLarge
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Connection:
         "_receiver",
         "_sender",
         "_shared",
+        "_timing",
         "_wants_drained",
         "deadline_registered",
         "is_dirty",
@@ -134,6 +136,7 @@ class Connection:
         )
         self._idle_seconds = idle_seconds(config, peer)
         self._last_received_at = now
+        self._timing: Timing | None = None
         self._close_frame = b""
         self._closes_sent = 0
         self._close_at = 0.0
@@ -216,6 +219,14 @@ class Connection:
         self._sender.supersede(channel, key, message, now)
         return message
 
+    def make_room(self, channel: SendChannel, size: int, now: float) -> None:
+        """Let messages that wait give way to one of this size, as the channel wants it."""
+        self._sender.outcomes.make_room(channel, size, now)
+
+    def turn_away(self, payload: bytes, now: float) -> Outgoing:
+        """Count a message as sent that is lost at once: the queue of its channel is full."""
+        return self._sender.outcomes.turn_away(payload, now)
+
     def consumed(self, channel: ReceiveChannel, cost: int) -> None:
         """Handlers are done with messages of this cost; the peer may send as much again."""
         channel.consumed(cost)
@@ -227,6 +238,17 @@ class Connection:
         self._sender.controls.append(
             wire.encode_refuse(channel.identity, number, code, clipped(reason))
         )
+        self.touch()
+
+    def timing(self) -> Timing:
+        """What asks the peer for its time, and answers; made when one side first asks."""
+        if self._timing is None:
+            self._timing = Timing()
+        return self._timing
+
+    def ask_for_time(self, now: float) -> None:
+        """Begin to measure the offset of the peer's clock."""
+        self.timing().start(now)
         self.touch()
 
     def ping(self, answered: Callable[[], None] | None = None) -> None:
@@ -357,6 +379,8 @@ class Connection:
             packets.append(packet)
         if len(packets) == PACKETS_PER_TURN:
             self.touch()
+        if self._timing is not None:
+            packets.extend(self._packer.alone(frame) for frame in self._timing.frames(now))
         self._announce(now)
         return packets
 
@@ -364,10 +388,11 @@ class Connection:
         sender = self._sender
         if sender.faults:
             self._arrivals.note_faults(sender.faults)
-        if sender.roomy:
-            for channel in sender.roomy:
+        roomy = sender.outcomes.roomy
+        if roomy:
+            for channel in roomy:
                 self._shared.events.append(ChannelHasRoom(self, channel))
-            sender.roomy.clear()
+            roomy.clear()
         if self._wants_drained and sender.drained:
             self._wants_drained = False
             self._shared.events.append(Drained(self))
@@ -412,6 +437,7 @@ class Connection:
             self._sender.deadline(),
             self._receiver.ack_due,
             self._receiver.partial_deadline(),
+            None if self._timing is None else self._timing.deadline(),
         ):
             if due is not None and due < result:
                 result = due

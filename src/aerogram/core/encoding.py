@@ -149,6 +149,16 @@ def encode_lifetimes(channel: int, first_number: int, runs: list[tuple[int, int]
     )
 
 
+def encode_time(sent_at: int) -> bytes:
+    """A TIME frame."""
+    return b"\x0f" + _integer(sent_at)
+
+
+def encode_time_answer(asked_at: int, received_at: int, sent_at: int) -> bytes:
+    """A TIME_ANSWER frame."""
+    return b"\x10" + _integer(asked_at) + _integer(received_at) + _integer(sent_at)
+
+
 def encode_refuse(channel: int, number: int, code: int, reason: str) -> bytes:
     """A REFUSE frame."""
     numbers = _integer(channel) + _integer(number) + _integer(code)

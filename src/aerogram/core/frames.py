@@ -39,6 +39,8 @@ FRAME_NEW_CONNECTION_ID: Final = 0x0B
 FRAME_RETIRE_CONNECTION_ID: Final = 0x0C
 FRAME_CLOSE: Final = 0x0D
 FRAME_LIFETIMES: Final = 0x0E
+FRAME_TIME: Final = 0x0F
+FRAME_TIME_ANSWER: Final = 0x10
 
 PING: Final = bytes((FRAME_PING,))
 """The whole PING frame."""
@@ -204,6 +206,26 @@ class Lifetimes:
     """(count of messages, milliseconds), for messages whose numbers follow on."""
 
 
+@dataclass(slots=True)
+class Time:
+    """Asks what time it is there; left at `sent_at` by the asker's clock."""
+
+    sent_at: int
+    """Microseconds."""
+
+
+@dataclass(slots=True)
+class TimeAnswer:
+    """The answer to a TIME frame, in microseconds."""
+
+    asked_at: int
+    """Its `sent_at`."""
+    received_at: int
+    """When it arrived, by the clock of who answers."""
+    sent_at: int
+    """When the answer left, by the same clock."""
+
+
 Frame = (
     Messages
     | Ack
@@ -219,4 +241,6 @@ Frame = (
     | RetireConnectionId
     | Close
     | Lifetimes
+    | Time
+    | TimeAnswer
 )

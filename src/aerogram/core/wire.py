@@ -33,6 +33,8 @@ from aerogram.core.encoding import (
     encode_retire_connection_id,
     encode_retry,
     encode_skip,
+    encode_time,
+    encode_time_answer,
 )
 from aerogram.core.frames import (
     CID_BYTES,
@@ -53,6 +55,8 @@ from aerogram.core.frames import (
     FRAME_REFUSE,
     FRAME_RETIRE_CONNECTION_ID,
     FRAME_SKIP,
+    FRAME_TIME,
+    FRAME_TIME_ANSWER,
     INIT,
     MAC1_BYTES,
     PATH_DATA_BYTES,
@@ -82,6 +86,8 @@ from aerogram.core.frames import (
     RetireConnectionId,
     Retry,
     Skip,
+    Time,
+    TimeAnswer,
 )
 from aerogram.core.handshake_wire import decode_handshake_untrusted, decode_parameters_untrusted
 from aerogram.core.reading import CUT_OFF, read_bytes, read_integer, read_text
@@ -121,6 +127,8 @@ __all__ = [
     "RetireConnectionId",
     "Retry",
     "Skip",
+    "Time",
+    "TimeAnswer",
     "TransportParameters",
     "decode_handshake_untrusted",
     "decode_parameters_untrusted",
@@ -141,6 +149,8 @@ __all__ = [
     "encode_retire_connection_id",
     "encode_retry",
     "encode_skip",
+    "encode_time",
+    "encode_time_answer",
 ]
 """What is sent and what is received are read together, as `wire.…`."""
 
@@ -333,6 +343,20 @@ def _decode_lifetimes(data: bytes, position: int) -> tuple[Lifetimes, int]:
     return Lifetimes(channel, first, runs), position
 
 
+def _decode_time(data: bytes, position: int) -> tuple[Time, int]:
+    sent_at, position = read_integer(data, position)
+    return Time(sent_at), position
+
+
+def _decode_time_answer(data: bytes, position: int) -> tuple[TimeAnswer, int]:
+    asked_at, position = read_integer(data, position)
+    received_at, position = read_integer(data, position)
+    sent_at, position = read_integer(data, position)
+    if sent_at < received_at:
+        raise DecodeError("a time was answered before it was asked")
+    return TimeAnswer(asked_at, received_at, sent_at), position
+
+
 def _decode_refuse(data: bytes, position: int) -> tuple[Refuse, int]:
     channel, position = read_integer(data, position)
     number, position = read_integer(data, position)
@@ -384,4 +408,6 @@ _DECODERS: Final[dict[int, Callable[[bytes, int], tuple[Frame, int]]]] = {
     FRAME_RETIRE_CONNECTION_ID: _decode_retire_connection_id,
     FRAME_CLOSE: _decode_close,
     FRAME_LIFETIMES: _decode_lifetimes,
+    FRAME_TIME: _decode_time,
+    FRAME_TIME_ANSWER: _decode_time_answer,
 }

@@ -1,0 +1,97 @@
+"""One time at both ends of a session, with a bound that holds."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from aerogram import App, Message, Session, connect, serve
+from aerogram.lab import Link, Network, simulate
+
+
+class Stamp(Message):
+    sent_at: float
+
+
+def stamping_app() -> App[None, None]:
+    app = App()
+
+    @app.on(Stamp)
+    async def compare(session: Session[None], stamp: Stamp) -> None:
+        await session.send(Stamp(session.clock.now()))
+
+    return app
+
+
+async def test_both_ends_agree_on_loopback() -> None:
+    async with serve(stamping_app()) as server, connect(server.address) as session:
+        assert session.clock.error_bound == float("inf")
+        await session.clock.synchronised(timeout=10)
+        [peer] = server.sessions
+        here, there = session.clock.now(), peer.clock.now()
+        assert abs(there - here) <= session.clock.error_bound + 0.5
+        assert peer.clock.is_synchronised
+        assert (peer.clock.offset, peer.clock.error_bound) == (0.0, 0.0)
+
+
+def test_the_bound_holds_on_an_unequal_path() -> None:
+    async def main() -> None:
+        network = Network(seed=3)
+        there = Link(delay=0.010, jitter=0.01, loss=0.1)
+        back = Link(delay=0.040, jitter=0.02, loss=0.1)
+        loop = asyncio.get_running_loop()
+        async with serve(stamping_app(), "server", 1, network=network) as server:
+            network.link("client-1", "server", there, both_ways=False)
+            network.link("server", "client-1", back, both_ways=False)
+            async with connect(server.address, network=network) as session:
+                clock = session.clock
+                await clock.synchronised(0.06, timeout=60)
+                for _ in range(200):
+                    await asyncio.sleep(0.1)
+                    # In a simulation both ends have the same clock: the true offset is 0.
+                    assert abs(clock.offset) <= clock.error_bound
+                    assert abs(clock.now() - loop.time()) <= clock.error_bound
+                assert clock.steps == 0
+                assert clock.error_bound < 0.06
+
+    simulate(main(), limit=200.0)
+
+
+def test_all_clients_of_a_server_share_its_time() -> None:
+    async def main() -> None:
+        network = Network(seed=4, link=Link(delay=0.02, jitter=0.01))
+        async with (
+            serve(stamping_app(), "server", 1, network=network) as server,
+            connect(server.address, network=network) as ada,
+            connect(server.address, network=network) as ben,
+        ):
+            await asyncio.gather(*(s.clock.synchronised(0.04, timeout=60) for s in (ada, ben)))
+            apart = abs(ada.clock.now() - ben.clock.now())
+            assert apart <= ada.clock.error_bound + ben.clock.error_bound
+
+    simulate(main(), limit=100.0)
+
+
+def test_a_bound_that_no_path_allows_is_a_timeout() -> None:
+    async def main() -> None:
+        network = Network(seed=5, link=Link(delay=0.05))
+        async with (
+            serve(stamping_app(), "server", 1, network=network) as server,
+            connect(server.address, network=network) as session,
+        ):
+            with pytest.raises(TimeoutError):
+                await session.clock.synchronised(0.001, timeout=30)
+
+    simulate(main(), limit=100.0)
+
+
+async def test_moments_convert_both_ways() -> None:
+    async with serve(stamping_app()) as server, connect(server.address) as session:
+        await session.clock.synchronised(timeout=10)
+        shared: Any = session.clock.from_local(12.0)
+        assert session.clock.to_local(shared) == pytest.approx(12.0, abs=1e-3)
+        await session.send(Stamp(session.clock.now()))
+        answered = await session.receive(Stamp, timeout=5)
+        assert answered.sent_at <= session.clock.now() + 2 * session.clock.error_bound
