@@ -18,6 +18,7 @@ from aerogram.core.channel import ChannelSpec, SendChannel
 from aerogram.core.congestion import Controller
 from aerogram.core.fragments import SMALLEST_FRAGMENT_BYTES
 from aerogram.core.keys import PacketProtection
+from aerogram.core.lifetimes import ENTRY_BYTES, HEADER_BYTES
 from aerogram.core.outgoing import Outcome, Outgoing, Piece
 from aerogram.core.policies import BrokenPolicy, Fault, next_try
 from aerogram.core.receiver import Receiver
@@ -104,9 +105,10 @@ class Sender:
     def open_channel(self, spec: ChannelSpec) -> SendChannel:
         """A new channel to the peer; it is announced with its first message."""
         channel = SendChannel(len(self.channels), spec, self.peer_window_bytes)
-        # A whole message, with the two bytes of its size, has to fit beside the announcement.
+        # A whole message, with the two bytes of its size, has to fit beside the announcement and
+        # what tells its lifetime.
         largest = self.payload_room - HEADER_ROOM_BYTES - len(channel.announcement) - 2
-        self.largest_whole = min(self.largest_whole, largest)
+        self.largest_whole = min(self.largest_whole, largest - HEADER_BYTES - ENTRY_BYTES)
         self.channels.append(channel)
         return channel
 
