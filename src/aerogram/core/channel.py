@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
+from aerogram.config import Config
 from aerogram.core import wire
 from aerogram.core.delivery import Delivery, UntilAcknowledged
 from aerogram.core.incoming import ReceiveChannel
@@ -21,8 +22,15 @@ from aerogram.core.policies import Run
 __all__ = ["ChannelSpec", "Outcome", "Outgoing", "ReceiveChannel", "Run", "SendChannel"]
 """Both halves of a channel and what is on it, for those who deal with channels."""
 
+WhenFull = Literal["block", "drop_oldest", "drop_newest", "latest", "error"]
+"""What a full queue means: its senders wait, the oldest or the new message is lost, all that wait
+are superseded by the new one, or its sender gets an error."""
+
 COMPACT_AFTER: Final = 64
 """So many ended messages may lie in a queue before it is looked through for them."""
+
+WEIGHT_LIMIT: Final = 256
+"""A channel may send so much more than another of its priority; the other waits meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +40,27 @@ class ChannelSpec:
     name: str
     delivery: Delivery
     priority: int = 0
-    """Channels of a higher priority are served first."""
+    """Channels of a higher priority are served first; 0 is the usual one."""
     view: Callable[[bytes], Any] | None = None
     """Decodes payloads for an ordering that looks into messages; None hands it payloads."""
+    weight: int = 1
+    """The share among channels of the same priority."""
+    when_full: WhenFull = "block"
+    queue_messages: int | None = None
+    """Messages that may wait; None is `Config.send_queue_messages`."""
+    queue_bytes: int | None = None
+    """The same in bytes; one larger record is let in when the queue is empty."""
+
+    def __post_init__(self) -> None:
+        if self.when_full not in get_args(WhenFull):
+            choices = ", ".join(get_args(WhenFull))
+            raise ValueError(f"when_full is one of {choices}, not {self.when_full!r}")
+        if not 1 <= self.weight <= WEIGHT_LIMIT:
+            raise ValueError(f"weight is 1 to {WEIGHT_LIMIT}, not {self.weight}")
+        for name in ("queue_messages", "queue_bytes"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise ValueError(f"{name} is at least 1, not {limit}")
 
 
 class SendChannel:
@@ -57,25 +83,35 @@ class SendChannel:
         "next_number",
         "priority",
         "queue",
+        "queue_bytes",
+        "queue_messages",
         "queued_bytes",
         "resend",
         "resends",
         "sent_cost",
+        "share",
+        "starved",
         "wants_room",
+        "weight",
+        "when_full",
     )
 
-    def __init__(self, identity: int, spec: ChannelSpec, credit_cost: int) -> None:
+    def __init__(self, identity: int, spec: ChannelSpec, credit_cost: int, config: Config) -> None:
         self.identity = identity
         self.name = spec.name
         self.delivery = spec.delivery
         self.announcement = wire.encode_channel(identity, spec.name, spec.delivery.code)
         self.priority = spec.priority
+        self.weight = spec.weight
         self.resends = spec.delivery.resends
         # Asking a policy costs a call per message; the default answer is known beforehand.
         retry = spec.delivery.retry
         self.by_loss_only = not self.resends or (
             type(retry) is UntilAcknowledged and retry.attempts is None
         )
+        self.when_full = spec.when_full
+        self.queue_messages = spec.queue_messages or config.send_queue_messages
+        self.queue_bytes = spec.queue_bytes or config.send_queue_bytes
         self.queue: deque[Outgoing] = deque()
         self.queued_bytes = 0
         """Payloads in the queue, but for those of ended messages."""
@@ -96,6 +132,11 @@ class SendChannel:
         self.credit_cost = credit_cost
         self.announced = False
         self.busy = False
+        """True while it has something to send."""
+        self.share = 0
+        """Bytes that it may send before others of its priority have their turn."""
+        self.starved = False
+        """True while it is busy and has to wait for credit."""
         self.wants_room = False
 
     @property
@@ -136,6 +177,41 @@ class SendChannel:
         return older is not None and older.outcome is None and older.number < 0
 
     # -- the queue
+
+    def is_full(self, size: int) -> bool:
+        """True if there is no room for a message of this size. An empty queue takes any."""
+        if not self.queue or self._fits(size):
+            return False
+        if self.ended:
+            self.compact()
+        return bool(self.queue) and not self._fits(size)
+
+    def _fits(self, size: int) -> bool:
+        return (
+            len(self.queue) < self.queue_messages and self.queued_bytes + size <= self.queue_bytes
+        )
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """How many messages, and bytes of them, have room now."""
+        messages = self.queue_messages - (len(self.queue) - self.ended)
+        return max(0, messages), max(0, self.queue_bytes - self.queued_bytes)
+
+    @property
+    def is_half_empty(self) -> bool:
+        """True if those who wait for room may go on."""
+        waiting = len(self.queue) - self.ended
+        return 2 * waiting <= self.queue_messages and 2 * self.queued_bytes <= self.queue_bytes
+
+    def take_oldest(self) -> Outgoing | None:
+        """Take the oldest message off that has not been begun, if there is one."""
+        queue = self.queue
+        for index, message in enumerate(queue):
+            if message.outcome is None and message.number < 0:
+                del queue[index]
+                self.queued_bytes -= len(message.payload)
+                return message
+        return None
 
     def head(self) -> Outgoing | None:
         """The next message of the queue, which the caller takes off; what has ended goes."""

@@ -31,6 +31,7 @@ from aerogram.core.events import (
 from aerogram.core.incoming import ReceiveChannel
 from aerogram.core.keys import PacketProtection
 from aerogram.core.outgoing import Outgoing
+from aerogram.core.pacing import RateLimit
 from aerogram.core.packing import Packer
 from aerogram.core.path import Address, Path
 from aerogram.core.receiver import ChannelDisagreement, ReassemblyBudget, Receiver
@@ -222,6 +223,15 @@ class Connection:
     def make_room(self, channel: SendChannel, size: int, now: float) -> None:
         """Let messages that wait give way to one of this size, as the channel wants it."""
         self._sender.outcomes.make_room(channel, size, now)
+
+    def limit_rate(self, limit: RateLimit) -> None:
+        """Keep to a limit, which others may share, beside those that there are."""
+        self._sender.limit_rate(limit)
+
+    def lift_limit(self, limit: RateLimit) -> None:
+        """Keep to a limit no longer; harmless if it was not kept to."""
+        self._sender.lift_limit(limit)
+        self.touch()
 
     def turn_away(self, payload: bytes, now: float) -> Outgoing:
         """Count a message as sent that is lost at once: the queue of its channel is full."""

@@ -17,6 +17,8 @@ from aerogram.core.channel import SendChannel
 from aerogram.core.fragments import SMALLEST_FRAGMENT_BYTES
 from aerogram.core.lifetimes import ENTRY_BYTES, HEADER_BYTES, Lifetimes
 from aerogram.core.outgoing import Outgoing, OutgoingRecord, Piece
+from aerogram.core.pacing import Pacer
+from aerogram.core.priorities import URGENT_PACKETS, Level, may_send
 from aerogram.core.receiver import Receiver
 from aerogram.core.recovery import SentPacket
 from aerogram.core.sender import HEADER_ROOM_BYTES, Sender
@@ -43,17 +45,22 @@ class Packer:
         packet = SentPacket(sender.next_number, now)
         parts: list[bytes] = []
         room = sender.payload_room
-        may_send = close is None and self._window_allows()
-        wants = may_send and (sender.ping_due or sender.has_work())
+        may_leave = close is None and self._window_allows()
+        wants = may_leave and (sender.ping_due or sender.has_work())
+        urgent_only = False
+        if sender.schedule.is_urgent and not may_leave and close is None:
+            may_leave = wants = urgent_only = self._allowance_allows()
+        if may_leave and sender.pacer is not None:
+            may_leave = wants = self._pacer_allows(sender.pacer, receiver, now, wants=wants)
         if receiver.ack_wanted(now) or (receiver.ack_pending and (wants or close is not None)):
             room -= self._put_ack(packet, parts, receiver, now)
         if close is not None:
             parts.append(close)
-        elif may_send:
+        elif may_leave:
             if sender.controls or sender.skips or receiver.credits_due:
                 room = self._fill_controls(packet, parts, room, receiver)
             if wants:
-                self._fill_messages(packet, parts, room)
+                self._fill_messages(packet, parts, room, urgent_only=urgent_only)
         if not parts:
             return None
         return self._seal(packet, parts)
@@ -78,6 +85,20 @@ class Packer:
             return True
         room = self._sender.controller.window_bytes - self._sender.recovery.bytes_in_flight
         return room >= self._sender.payload_room
+
+    def _allowance_allows(self) -> bool:
+        """The window is full; what is urgent may exceed it a little."""
+        sender = self._sender
+        room = sender.controller.window_bytes - sender.recovery.bytes_in_flight
+        room += URGENT_PACKETS * sender.payload_room
+        return room >= sender.payload_room and sender.schedule.has_work(sender.largest_whole, 0)
+
+    def _pacer_allows(self, pacer: Pacer, receiver: Receiver, now: float, *, wants: bool) -> bool:
+        """Reserves a time only if there is something to send."""
+        sender = self._sender
+        if not (wants or sender.controls or sender.skips or receiver.credits_due):
+            return False
+        return pacer.may_send(now)
 
     def _seal(self, packet: SentPacket, parts: list[bytes]) -> bytes:
         sealed = self._sender.protection.seal(
@@ -122,10 +143,14 @@ class Packer:
             packet.ack_eliciting = True
         return room
 
-    def _fill_messages(self, packet: SentPacket, parts: list[bytes], room: int) -> None:
+    def _fill_messages(
+        self, packet: SentPacket, parts: list[bytes], room: int, *, urgent_only: bool
+    ) -> None:
         sender = self._sender
-        for channel in sender.busy():
-            room = self._fill_channel(channel, packet, parts, room)
+        for level in sender.schedule.turn():
+            if urgent_only and level.priority <= 0:
+                continue
+            room = self._fill_level(level, packet, parts, room)
             if room < HEADER_ROOM_BYTES:
                 break
         if sender.ping_due and room > 0 and (sender.pings or not packet.ack_eliciting):
@@ -135,6 +160,26 @@ class Packer:
         if room > 0 and packet.ack_eliciting and sender.has_work() and self._window_allows():
             # Equal sizes let the kernel take the whole run in one call (UDP_SEGMENT).
             parts.append(bytes(room))
+
+    def _fill_level(self, level: Level, packet: SentPacket, parts: list[bytes], room: int) -> int:
+        """Channels of one priority, each once, until the packet is full."""
+        sender = self._sender
+        ring = level.ring
+        for _ in range(len(ring)):
+            channel = ring[0]
+            before = room
+            room = self._fill_channel(channel, packet, parts, room)
+            if room < before:
+                level.got = True
+            if not channel.has_work:
+                sender.schedule.done(level, channel, starved=False)
+            elif room == before and not may_send(channel, sender.largest_whole):
+                sender.schedule.done(level, channel, starved=True)
+            else:
+                level.served(channel, before - room, is_packet_full=room < HEADER_ROOM_BYTES)
+            if room < HEADER_ROOM_BYTES:
+                break
+        return room
 
     def _fill_channel(
         self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int
@@ -192,7 +237,7 @@ class Packer:
             room -= len(header) + sum(map(len, body))
             self._note_sent(channel, packet, run)
         if channel.wants_room:
-            self._sender.check_room(channel)
+            self._sender.outcomes.check_room(channel)
         if queue and len(queue[0].payload) > self._sender.largest_whole:
             message = channel.head()
             if message is not None and len(message.payload) > self._sender.largest_whole:
@@ -323,7 +368,7 @@ class Packer:
             channel.queue.popleft()
             channel.queued_bytes -= total
             if channel.wants_room:
-                self._sender.check_room(channel)
+                self._sender.outcomes.check_room(channel)
         return self._put_piece(piece, packet, parts, room)
 
     def _begin_record(

@@ -71,6 +71,7 @@ class SentPacket:
         "announces",
         "controls",
         "credits",
+        "delivered_before",
         "ended_at",
         "number",
         "pieces",
@@ -88,6 +89,8 @@ class SentPacket:
         self.ended_at = 0.0
         """When it was acknowledged; 0 before, and for one that was lost."""
         self.size = 0
+        self.delivered_before = 0
+        """What the peer had acknowledged when it left."""
         self.units = 0
         """What its frames cost of `wire.PACKET_UNITS_LIMIT`."""
         self.ack_eliciting = False
@@ -111,6 +114,8 @@ class Recovery:
 
     __slots__ = (
         "bytes_in_flight",
+        "delivered_bytes",
+        "delivery_rate",
         "eliciting_in_flight",
         "largest_acked",
         "last_eliciting_at",
@@ -126,6 +131,9 @@ class Recovery:
         self.max_ack_delay = max_ack_delay_seconds
         self.sent: dict[int, SentPacket] = {}
         self.bytes_in_flight = 0
+        self.delivered_bytes = 0
+        self.delivery_rate = 0.0
+        """Bytes a second that the peer acknowledged while something was in flight; smoothed."""
         self.eliciting_in_flight = 0
         self.largest_acked = -1
         self.last_eliciting_at = 0.0
@@ -135,6 +143,7 @@ class Recovery:
     def packet_sent(self, packet: SentPacket) -> None:
         """Remember an acknowledgement-eliciting packet; others are not tracked."""
         self.sent[packet.number] = packet
+        packet.delivered_before = self.delivered_bytes
         self.bytes_in_flight += packet.size
         self.eliciting_in_flight += 1
         self.last_eliciting_at = packet.sent_at
@@ -158,6 +167,7 @@ class Recovery:
                 if packet is not None:
                     newly.append(packet)
                     self.bytes_in_flight -= packet.size
+                    self.delivered_bytes += packet.size
         if not newly:
             return newly
         self.eliciting_in_flight -= len(newly)
@@ -171,8 +181,16 @@ class Recovery:
         # RFC 9002 §5.1: only if the largest acknowledged packet is newly acknowledged.
         for packet in newly:
             if packet.number == largest:
-                self.rtt.update(now - packet.sent_at, min(ack_delay, self.max_ack_delay))
+                elapsed = now - packet.sent_at
+                self.rtt.update(elapsed, min(ack_delay, self.max_ack_delay))
+                if elapsed > 0.0:
+                    self._sample_rate((self.delivered_bytes - packet.delivered_before) / elapsed)
                 return
+
+    def _sample_rate(self, sample: float) -> None:
+        if self.delivery_rate == 0.0:
+            self.delivery_rate = sample
+        self.delivery_rate += (sample - self.delivery_rate) / 8
 
     def detect_lost(self, now: float) -> list[SentPacket]:
         """Take out and return the packets that are lost by now (RFC 9002 §6.1)."""

@@ -2,7 +2,7 @@
 
 Rules: a message gets its number when it first leaves, so what is given up before leaves no gap.
 Frames are sent again, packets never (RFC 9002 §3). A lost packet's messages go back to their
-channels, where the retry policy has the say. Every message ends through `_finish`.
+channels, where the retry policy has the say. Every message ends through `Outcomes`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from aerogram.config import MESSAGE_OVERHEAD_BYTES, Config
 from aerogram.core import wire
 from aerogram.core.channel import ChannelSpec, SendChannel
 from aerogram.core.congestion import Controller
-from aerogram.core.fragments import SMALLEST_FRAGMENT_BYTES
 from aerogram.core.keys import PacketProtection
 from aerogram.core.lifetimes import ENTRY_BYTES, HEADER_BYTES
+from aerogram.core.outcomes import Outcomes
 from aerogram.core.outgoing import Outcome, Outgoing, Piece
+from aerogram.core.pacing import Pacer, RateLimit
 from aerogram.core.policies import BrokenPolicy, Fault, next_try
+from aerogram.core.priorities import Schedule
 from aerogram.core.receiver import Receiver
 from aerogram.core.recovery import Recovery, SentPacket
 from aerogram.core.reminders import Reminders
@@ -34,7 +36,6 @@ class Sender:
     """Builds the packets of one connection and decides what must be sent again."""
 
     __slots__ = (
-        "_busy",
         "_expiries",
         "_retries",
         "channels",
@@ -44,6 +45,8 @@ class Sender:
         "faults",
         "largest_whole",
         "next_number",
+        "outcomes",
+        "pacer",
         "payload_room",
         "peer_max_record_bytes",
         "peer_window_bytes",
@@ -53,7 +56,7 @@ class Sender:
         "protection",
         "recovery",
         "remote_cid",
-        "roomy",
+        "schedule",
         "skips",
         "stats",
     )
@@ -86,8 +89,10 @@ class Sender:
         self.ping_due = False
         self.pings: list[Callable[[], None]] = []
         """Called when the peer has acknowledged a PING that leaves from now on."""
-        self.roomy: list[SendChannel] = []
-        """Channels whose queue has room again, for those who wait."""
+        self.schedule = Schedule()
+        self.outcomes = Outcomes(stats, self.schedule)
+        self.pacer: Pacer | None = None
+        """The limits that the user has set, if any."""
         datagram_bytes = min(config.datagram_bytes, peer.max_datagram_bytes)
         self.payload_room = datagram_bytes - wire.DATA_HEADER_BYTES - protection.overhead_bytes
         # The receiver tells of credit for half a window at least, so that more may be left untold.
@@ -96,7 +101,6 @@ class Sender:
         """Larger messages go in fragments."""
         self.faults: list[tuple[str, Fault]] = []
         """What retry policies did wrong, with their channels' names, until the caller takes it."""
-        self._busy: list[SendChannel] = []
         self._expiries: Reminders[Outgoing] = Reminders()
         self._retries: Reminders[Outgoing | Piece] = Reminders()
 
@@ -104,7 +108,7 @@ class Sender:
 
     def open_channel(self, spec: ChannelSpec) -> SendChannel:
         """A new channel to the peer; it is announced with its first message."""
-        channel = SendChannel(len(self.channels), spec, self.peer_window_bytes)
+        channel = SendChannel(len(self.channels), spec, self.peer_window_bytes, self.config)
         # A whole message, with the two bytes of its size, has to fit beside the announcement and
         # what tells its lifetime.
         largest = self.payload_room - HEADER_ROOM_BYTES - len(channel.announcement) - 2
@@ -126,7 +130,7 @@ class Sender:
         older = channel.replace(key, message)
         if older is None or older.outcome is not None:
             return
-        self._finish(channel, older, Outcome.SUPERSEDED, now)
+        self.outcomes.finish(channel, older, Outcome.SUPERSEDED, now)
         if older.record is not None or older.awaits_resend:
             self._tell_skipped(channel, older)
 
@@ -153,21 +157,21 @@ class Sender:
         """The connection ends: everything without an outcome is lost."""
         for channel in self.channels:
             for message in [*channel.queue, *channel.resend]:
-                self._finish(channel, message, Outcome.LOST, now)
+                self.outcomes.finish(channel, message, Outcome.LOST, now)
             for piece in channel.lost_pieces:
-                self._finish(channel, piece.message, Outcome.LOST, now)
+                self.outcomes.finish(channel, piece.message, Outcome.LOST, now)
             channel.queue.clear()
             channel.resend.clear()
             channel.lost_pieces.clear()
         for packet in self.recovery.sent.values():
             for channel, run in packet.runs:
                 for message in run:
-                    self._finish(channel, message, Outcome.LOST, now)
+                    self.outcomes.finish(channel, message, Outcome.LOST, now)
             for piece in packet.pieces:
-                self._finish(piece.channel, piece.message, Outcome.LOST, now)
+                self.outcomes.finish(piece.channel, piece.message, Outcome.LOST, now)
         for channel, late in self._retries.take_due(math.inf):
             message = late.message if isinstance(late, Piece) else late
-            self._finish(channel, message, Outcome.LOST, now)
+            self.outcomes.finish(channel, message, Outcome.LOST, now)
         self.recovery.sent.clear()
         self._expiries.clear()
 
@@ -181,61 +185,26 @@ class Sender:
     def mark_busy(self, channel: SendChannel) -> None:
         """The channel has something to send."""
         if not channel.busy:
-            channel.busy = True
-            self._busy.append(channel)
-
-    def busy(self) -> list[SendChannel]:
-        """The channels that have something to send, by priority; equals take turns to be first."""
-        busy = self._busy
-        for channel in busy:
-            if not channel.has_work:
-                channel.busy = False
-        if not all(channel.busy for channel in busy):
-            self._busy = busy = [channel for channel in busy if channel.busy]
-        if len(busy) > 1:
-            start = self.next_number % len(busy)
-            busy = busy[start:] + busy[:start]
-            busy.sort(key=_descending_priority)
-        return busy
+            self.schedule.add(channel)
+        elif channel.starved:
+            self.schedule.wake(channel)
 
     def has_work(self) -> bool:
         """True if some channel has something to send, credit allowing."""
-        for channel in self._busy:
-            if channel.resend or channel.lost_pieces:
-                return True
-            if channel.queue and self._credit_allows(channel, channel.queue[0]):
-                return True
-        return False
-
-    def _credit_allows(self, channel: SendChannel, message: Outgoing) -> bool:
-        if not channel.resends or message.outcome is not None:
-            return True
-        left = channel.credit_cost - channel.sent_cost
-        size = len(message.payload)
-        if size <= self.largest_whole:
-            return left >= size + MESSAGE_OVERHEAD_BYTES
-        if message.record is None:
-            return left >= SMALLEST_FRAGMENT_BYTES + MESSAGE_OVERHEAD_BYTES
-        return left >= min(size - message.record.sent_bytes, SMALLEST_FRAGMENT_BYTES)
+        return self.schedule.has_work(self.largest_whole)
 
     def packet_sent(self, packet: SentPacket) -> None:
         """A packet was sealed and is about to leave."""
         self.next_number += 1
         self.stats.packets_sent += 1
         self.stats.bytes_sent += packet.size
+        if self.pacer is not None:
+            self.pacer.sent(packet.size, packet.sent_at)
         if packet.ack_eliciting:
             self.ping_due = False
             if self.probes_due > 0:
                 self.probes_due -= 1
             self.recovery.packet_sent(packet)
-
-    def check_room(self, channel: SendChannel) -> None:
-        """Note that a queue which somebody found full is half empty by now."""
-        if 2 * (len(channel.queue) - channel.ended) > self.config.send_queue_messages:
-            return
-        if 2 * channel.queued_bytes <= self.config.send_queue_bytes:
-            channel.wants_room = False
-            self.roomy.append(channel)
 
     # -- what the peer says
 
@@ -281,13 +250,14 @@ class Sender:
         assert record is not None
         record.acknowledged.add(piece.start, piece.end - 1)
         if record.acknowledged.covers(0, len(piece.message.payload) - 1):
-            self._finish(piece.channel, piece.message, Outcome.DELIVERED, now)
+            self.outcomes.finish(piece.channel, piece.message, Outcome.DELIVERED, now)
 
     def credit(self, identity: int, limit: int) -> None:
         """Take a CREDIT frame; a lower limit than before is an old one."""
         if identity < len(self.channels):
             channel = self.channels[identity]
             channel.credit_cost = max(channel.credit_cost, limit)
+            self.schedule.wake(channel)
 
     def refused(self, identity: int, number: int, reason: str, now: float) -> None:
         """Take a REFUSE frame: if the message still has no outcome, this is it."""
@@ -303,17 +273,29 @@ class Sender:
     def _refuse(self, channel: SendChannel, message: Outgoing, reason: str, now: float) -> None:
         if message.outcome is None:
             message.make_history().reason = reason
-            self._finish(channel, message, Outcome.REFUSED, now)
+            self.outcomes.finish(channel, message, Outcome.REFUSED, now)
 
     # -- time
 
     def deadline(self) -> float | None:
         """When `handle_timeout` has something to do."""
         result = self.recovery.deadline()
-        for due in (self._retries.next_due(), self._expiries.next_due()):
+        paced = None if self.pacer is None else self.pacer.waits_until
+        for due in (self._retries.next_due(), self._expiries.next_due(), paced):
             if due is not None and (result is None or due < result):
                 result = due
         return result
+
+    def limit_rate(self, limit: RateLimit) -> None:
+        """Keep to a limit from now on, beside those that there are."""
+        if self.pacer is None:
+            self.pacer = Pacer(self.config.datagram_bytes)
+        self.pacer.add(limit)
+
+    def lift_limit(self, limit: RateLimit) -> None:
+        """Keep to a limit no longer."""
+        if self.pacer is not None:
+            self.pacer.discard(limit)
 
     def handle_timeout(self, now: float) -> None:
         """Declare losses, send probes, expire messages, retry those whose policy says now."""
@@ -354,7 +336,7 @@ class Sender:
     def expire(self, now: float) -> None:
         """Give up the messages whose deadline has passed."""
         for channel, message in self._expiries.take_due(now):
-            self._finish(channel, message, Outcome.EXPIRED, now)
+            self.outcomes.finish(channel, message, Outcome.EXPIRED, now)
             self._tell_skipped(channel, message)
 
     # -- losses
@@ -378,7 +360,7 @@ class Sender:
         elif _by_loss(channel, message):
             self._send_again(channel, message)
         elif not _by_policy(message):
-            self._finish(channel, message, Outcome.LOST, now)
+            self.outcomes.finish(channel, message, Outcome.LOST, now)
             self._tell_skipped(channel, message)
 
     def _piece_lost(self, piece: Piece, now: float) -> None:
@@ -387,7 +369,7 @@ class Sender:
         if _by_loss(piece.channel, piece):
             self._piece_again(piece)
         elif not _by_policy(piece):
-            self._finish(piece.channel, piece.message, Outcome.LOST, now)
+            self.outcomes.finish(piece.channel, piece.message, Outcome.LOST, now)
             self._tell_skipped(piece.channel, piece.message)
 
     def _controls_lost(self, packet: SentPacket) -> None:
@@ -428,31 +410,6 @@ class Sender:
         frame = wire.encode_skip(channel.identity, message.number, cost)
         self.skips.append((channel, frame))
 
-    def _finish(
-        self, channel: SendChannel, message: Outgoing, outcome: Outcome, now: float
-    ) -> None:
-        if message.outcome is not None:
-            return
-        if not message.has_left:
-            channel.note_ended(message)
-            if channel.wants_room:
-                self.check_room(channel)
-        message.outcome = outcome
-        message.make_history().ended_at = now
-        stats = self.stats
-        if outcome is Outcome.DELIVERED:
-            stats.messages_delivered += 1
-        elif outcome is Outcome.LOST:
-            stats.messages_lost += 1
-        elif outcome is Outcome.EXPIRED:
-            stats.messages_expired += 1
-        elif outcome is Outcome.SUPERSEDED:
-            stats.messages_superseded += 1
-        else:
-            stats.messages_refused += 1
-        if message.observer is not None:
-            message.observer()
-
     def ask_policy(self, channel: SendChannel, sent: Outgoing | Piece, now: float) -> None:
         """Let the retry policy say when what leaves now is to leave again.
 
@@ -482,7 +439,3 @@ def _by_policy(sent: Outgoing | Piece) -> bool:
     """True if the retry policy has set a time at which it is sent again."""
     plan = sent if isinstance(sent, Piece) else sent.history
     return plan is not None and plan.by_policy
-
-
-def _descending_priority(channel: SendChannel) -> int:
-    return -channel.priority

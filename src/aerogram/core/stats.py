@@ -16,6 +16,8 @@ class ConnectionStats:
     messages_superseded: int = 0
     messages_refused: int = 0
 
+    messages_dropped_queue: int = 0
+    """Of those lost or superseded, the ones for which the queue of their channel had no room."""
     messages_received: int = 0
     """Handed over by their channel's ordering."""
     messages_duplicate: int = 0
