@@ -1,32 +1,16 @@
-"""What became of messages: a receipt for one, counters for all of a session."""
+"""What became of a message: a receipt to await, or to look at."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aerogram.core.channel import Outcome
-from aerogram.core.stats import ConnectionStats
 from aerogram.errors import RequestFailed
 
 if TYPE_CHECKING:
     from aerogram.core.channel import Outgoing
-
-
-@dataclass(slots=True)
-class SessionStats(ConnectionStats):
-    """A snapshot of what a session has counted, with its round-trip time in seconds."""
-
-    rtt: float = 0.0
-    rtt_variation: float = 0.0
-    messages_in_flight: int = 0
-
-    @property
-    def balanced(self) -> bool:
-        """True if every message that was sent has one outcome or is in flight."""
-        return self.messages_sent == self.messages_ended + self.messages_in_flight
 
 
 class Receipt:

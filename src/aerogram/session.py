@@ -16,6 +16,7 @@ from aerogram import messages as codec
 from aerogram.config import MESSAGE_OVERHEAD_BYTES
 from aerogram.core.channel import Outcome
 from aerogram.core.events import CloseCode, RefuseCode
+from aerogram.core.stats import SessionStats
 from aerogram.dispatch import Mailbox, Route
 from aerogram.errors import (
     ClosedByPeer,
@@ -30,7 +31,7 @@ from aerogram.inbox import Inbox
 from aerogram.messages import Request
 from aerogram.outbox import Outbox
 from aerogram.pings import Pings
-from aerogram.receipts import Receipt, SessionStats
+from aerogram.receipts import Receipt
 from aerogram.requests import Requests
 from aerogram.session_clock import SessionClock
 from aerogram.shell import Shell
