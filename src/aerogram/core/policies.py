@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from aerogram.core.delivery import HoldingOrdering, Ordering, Retry, Sent
@@ -32,14 +31,18 @@ class BrokenPolicy(Exception):
     """A policy did what none may do."""
 
 
-@dataclass(slots=True)
 class Fault:
     """What a policy did wrong, or a message that it could not be shown."""
 
-    error: Exception
-    number: int = -1
-    """The message that is to be refused for it; -1 if none is."""
-    code: RefuseCode = RefuseCode.HANDLER_FAILED
+    __slots__ = ("code", "error", "number")
+
+    def __init__(
+        self, error: Exception, number: int = -1, code: RefuseCode = RefuseCode.HANDLER_FAILED
+    ) -> None:
+        self.error = error
+        self.number = number
+        """The message that is to be refused for it; -1 if none is."""
+        self.code = code
 
 
 class Guard:
