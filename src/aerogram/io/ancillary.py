@@ -144,12 +144,27 @@ def timestamp(control: Control) -> float | None:
 
 def destination_host(control: Control) -> str | None:
     """The address in the IP header: this machine's, a group, or a broadcast address."""
-    return _host_of(control, spare_groups=False)
+    value = _find(control, socket.IPPROTO_IPV6, IPV6_PKTINFO)
+    if value is not None and len(value) >= _IN6_PKTINFO.size:
+        return socket.inet_ntop(socket.AF_INET6, _IN6_PKTINFO.unpack_from(value)[0])
+    value = _find(control, socket.IPPROTO_IP, IP_PKTINFO)
+    if value is not None and len(value) >= _IN_PKTINFO.size:
+        return socket.inet_ntop(socket.AF_INET, _IN_PKTINFO.unpack_from(value)[2])
+    return None
 
 
 def local_host(control: Control) -> str | None:
-    """The address to answer from, or None: an IPv6 group cannot be answered from."""
-    return _host_of(control, spare_groups=True)
+    """The same, or None for a group or broadcast address, from which nobody can answer."""
+    value = _find(control, socket.IPPROTO_IPV6, IPV6_PKTINFO)
+    if value is not None and len(value) >= _IN6_PKTINFO.size:
+        packed = bytes(_IN6_PKTINFO.unpack_from(value)[0])
+        group = packed[0] == 0xFF or (packed.startswith(_MAPPED) and packed[12] >= 224)
+        return None if group else socket.inet_ntop(socket.AF_INET6, packed)
+    value = _find(control, socket.IPPROTO_IP, IP_PKTINFO)
+    if value is not None and len(value) >= _IN_PKTINFO.size:
+        _, answer_from, destination = _IN_PKTINFO.unpack_from(value)
+        return socket.inet_ntop(socket.AF_INET, destination) if answer_from == destination else None
+    return None
 
 
 def interface_index(control: Control) -> int | None:
@@ -202,21 +217,7 @@ def _number(control: Control, kind: int, kind6: int) -> int | None:
     value = _find(control, socket.IPPROTO_IP, kind)
     if value is None:
         value = _find(control, socket.IPPROTO_IPV6, kind6)
-    return None if value is None else int.from_bytes(value, sys.byteorder)
-
-
-def _host_of(control: Control, *, spare_groups: bool) -> str | None:
-    value = _find(control, socket.IPPROTO_IPV6, IPV6_PKTINFO)
-    if value is not None and len(value) >= _IN6_PKTINFO.size:
-        packed = _IN6_PKTINFO.unpack_from(value)[0]
-        if spare_groups and packed[0] == 0xFF:
-            return None
-        return socket.inet_ntop(socket.AF_INET6, packed)
-    value = _find(control, socket.IPPROTO_IP, IP_PKTINFO)
-    if value is not None and len(value) >= _IN_PKTINFO.size:
-        _, answer_from, destination = _IN_PKTINFO.unpack_from(value)
-        return socket.inet_ntop(socket.AF_INET, answer_from if spare_groups else destination)
-    return None
+    return int.from_bytes(value, sys.byteorder) if value else None
 
 
 # Writing it

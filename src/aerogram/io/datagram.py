@@ -17,6 +17,7 @@ from aerogram.io.sockets import Address
 
 if TYPE_CHECKING:
     from aerogram.io.endpoint import DatagramEndpoint, SendOptions
+    from aerogram.io.links import Payload
 
 ECN_BITS: Final = 3
 """RFC 3168 §5: the lower two bits of the traffic class; the upper six are the DSCP."""
@@ -71,11 +72,7 @@ class Datagram(NamedTuple):
 
     @property
     def local_address(self) -> Address | None:
-        """The address that was asked, to answer from.
-
-        For a datagram to an IPv4 group or broadcast address that of the interface it came in by;
-        None for one to an IPv6 group.
-        """
+        """The address that was asked, to answer from; None for a group or broadcast address."""
         host = ancillary.local_host(self.control)
         if host is None:
             return None
@@ -126,15 +123,13 @@ class Datagram(NamedTuple):
         tos = self.tos
         return None if tos is None else tos & ECN_BITS
 
-    async def reply(self, data: bytes, **options: Unpack[SendOptions]) -> None:
+    async def reply(self, data: Payload, **options: Unpack[SendOptions]) -> None:
         """Answer the sender, from the address that it asked. Raises as `DatagramEndpoint.send`."""
         if self.endpoint is None:
             raise ValueError("this datagram came from no endpoint")
         local = self.local_address
         if local is not None:
             options.setdefault("source", local[0])
-        elif self.interface_index:
-            options.setdefault("interface", self.interface_index)
         await self.endpoint.send(data, self.address, **options)
 
 

@@ -21,13 +21,14 @@ from aerogram.io.ancillary import ControlList
 from aerogram.io.datagram import Datagram, DatagramStats
 from aerogram.io.fanout import FanOut, Sender
 from aerogram.io.interfaces import interface_index, interfaces
-from aerogram.io.links import Link, Workings, send_refused
+from aerogram.io.links import Link, Payload, Workings, send_refused
 from aerogram.io.multicast import InterfaceName, Membership
 from aerogram.io.sockets import Address
 
 SENDS_PER_TURN: Final = 128
 """A task that sends without end lets the loop go on after so many."""
 
+ANY_IPV4: Final = "0.0.0.0"  # noqa: S104  compared, not bound
 LIMITED_BROADCAST: Final = "255.255.255.255"
 
 
@@ -68,6 +69,7 @@ class DatagramEndpoint:
         self._link: Link
         self._sender: Sender
         self._local_address: Address = ("", 0)
+        self._bound_ipv4: str | None = None
         self._dropped_before = 0
 
     def attach(self, link: Link, on_close: Callable[[], None] | None = None) -> None:
@@ -76,6 +78,9 @@ class DatagramEndpoint:
         self._sender = Sender(self._workings, link)
         self._on_close = on_close
         self._local_address = self._book.from_python(link.local_address)
+        host = self._local_address[0]
+        if self._workings.family == socket.AF_INET and host != ANY_IPV4:
+            self._bound_ipv4 = host
         if link.sock is not None:
             self._dropped_before = ancillary.dropped_by_kernel(link.sock)
         link.start()
@@ -146,7 +151,7 @@ class DatagramEndpoint:
 
     async def send(
         self,
-        data: bytes,
+        data: Payload,
         address: Address | str,
         **options: Unpack[SendOptions],
     ) -> None:
@@ -173,7 +178,7 @@ class DatagramEndpoint:
 
     def send_nowait(
         self,
-        data: bytes,
+        data: Payload,
         address: Address | str,
         **options: Unpack[SendOptions],
     ) -> bool:
@@ -189,14 +194,14 @@ class DatagramEndpoint:
         self._stats.send_full += 1
         return False
 
-    def _raise_refused(self, error: OSError, data: bytes) -> None:
+    def _raise_refused(self, error: OSError, data: Payload) -> None:
         refused = send_refused(error, len(data), self._stats)
         if error.errno != errno.EPERM:
             raise refused
 
     async def send_run(
         self,
-        datagrams: Sequence[bytes],
+        datagrams: Sequence[Payload],
         address: Address | str,
         **options: Unpack[SendOptions],
     ) -> None:
@@ -211,7 +216,7 @@ class DatagramEndpoint:
 
     async def send_many(
         self,
-        data: bytes,
+        data: Payload,
         addresses: Iterable[Address | str],
         *,
         rate: float | None = None,
@@ -232,7 +237,7 @@ class DatagramEndpoint:
         return await self._sender.send_many(data, listed, [control], rate)
 
     async def broadcast(
-        self, data: bytes, port: int, *, interface: InterfaceName | None = None
+        self, data: Payload, port: int, *, interface: InterfaceName | None = None
     ) -> FanOut:
         """Send one datagram to the broadcast address of each interface, or of `interface` only.
 
@@ -264,6 +269,8 @@ class DatagramEndpoint:
         if self._workings.family not in (socket.AF_INET, socket.AF_INET6):
             raise OSError(errno.EOPNOTSUPP, "only IP has source, interface, TTL and TOS")
         source, interface = options.get("source"), options.get("interface")
+        if source is None and interface is not None:
+            source = self._bound_ipv4  # IP_PKTINFO would else replace it by any other
         return ancillary.sending_control(
             self._workings.family,
             to_ipv4=is_ipv4(target[0]),

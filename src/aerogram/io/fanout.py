@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aerogram.io.ancillary import ControlList, segment_control
-from aerogram.io.links import Link, Workings, send_refused
+from aerogram.io.links import Link, Payload, Workings, send_refused
 from aerogram.io.sockets import LARGEST_PAYLOAD_BYTES
 
 HOLD_SECONDS: Final = 0.002
@@ -108,7 +108,7 @@ class Sender:
 
     async def send_many(
         self,
-        data: bytes,
+        data: Payload,
         addresses: Sequence[Any],
         controls: Sequence[ControlList | None],
         rate: float | None,
@@ -127,7 +127,7 @@ class Sender:
 
     def _burst(
         self,
-        data: bytes,
+        data: Payload,
         addresses: Sequence[Any],
         controls: Sequence[ControlList | None],
         outcomes: list[Exception | None],
@@ -151,7 +151,7 @@ class Sender:
         return True
 
     async def send_run(
-        self, datagrams: Sequence[bytes], target: Any, control: ControlList | None
+        self, datagrams: Sequence[Payload], target: Any, control: ControlList | None
     ) -> None:
         """Send datagrams of equal size, of which the last may be shorter, to one address."""
         check_run(datagrams)
@@ -180,13 +180,13 @@ class Sender:
                 await asyncio.sleep(0)
 
 
-def run_length(datagrams: Sequence[bytes], done: int) -> int:
+def run_length(datagrams: Sequence[Payload], done: int) -> int:
     """How many datagrams after the first `done` go in one write."""
     fitting = LARGEST_PAYLOAD_BYTES // len(datagrams[done])
     return max(1, min(len(datagrams) - done, SEGMENTS_PER_RUN, fitting))
 
 
-def check_run(datagrams: Sequence[bytes]) -> None:
+def check_run(datagrams: Sequence[Payload]) -> None:
     """Raise `ValueError` unless all have one size, of which the last may be shorter."""
     if not datagrams:
         return

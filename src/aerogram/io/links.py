@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import select
 import socket
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,6 +72,10 @@ class Workings:
     errors: ErrorReports
 
 
+Payload = bytes | bytearray | memoryview
+"""What can be sent."""
+
+
 class Link(Protocol):
     """What an endpoint sends by, and what fills its `Arrivals`."""
 
@@ -94,7 +100,7 @@ class Link(Protocol):
         """Begin to read."""
         ...
 
-    def transmit(self, data: bytes, target: Any, control: ControlList | None, count: int) -> bool:
+    def transmit(self, data: Payload, target: Any, control: ControlList | None, count: int) -> bool:
         """Send `count` datagrams in one write. False: there is no room, `wait_for_room`.
 
         `target` is an address from `AddressBook.for_socket`. Raises `InvalidMessage`,
@@ -140,6 +146,7 @@ class SocketLink:
         self._reader = make_reader(
             sock, workings.book, workings.stats, endpoint, workings.loop.time, control_bytes
         )
+        self._watch = _Watch(workings.loop, sock)
         self._reads = False
         self._closed = False
         self._waiters = Waiters(workings.loop)
@@ -164,7 +171,7 @@ class SocketLink:
     def _read_on(self) -> None:
         if not self._reads and not self._closed:
             self._reads = True
-            self._loop.add_reader(self._descriptor, self._on_readable)
+            self._loop.add_reader(self._watch.descriptor, self._on_readable)
 
     def _on_readable(self) -> None:
         """Read what is there, within a turn's bounds.
@@ -175,7 +182,7 @@ class SocketLink:
         left = DATAGRAMS_PER_TURN
         while left > 0:
             if self._arrivals.is_full:
-                self._loop.remove_reader(self._descriptor)
+                self._loop.remove_reader(self._watch.descriptor)
                 self._reads = False
                 return
             try:
@@ -208,7 +215,7 @@ class SocketLink:
     # Sending
 
     def transmit(
-        self, data: bytes, target: Any, control: ControlList | None = None, count: int = 1
+        self, data: Payload, target: Any, control: ControlList | None = None, count: int = 1
     ) -> bool:
         """As `Link.transmit`."""
         try:
@@ -229,7 +236,7 @@ class SocketLink:
         return True
 
     def _try_again(
-        self, error: OSError, data: bytes, target: Any, control: ControlList | None
+        self, error: OSError, data: Payload, target: Any, control: ControlList | None
     ) -> bool:
         """Repeat a send that an earlier datagram's error displaced; sort out other errors."""
         if error.errno in _FROM_EARLIER:
@@ -258,7 +265,9 @@ class SocketLink:
         if self._waits_by_time:
             await asyncio.sleep(FULL_WAIT_SECONDS)
             return
-        if not self._watches_room and not self._closed:
+        if self._closed:
+            raise EndpointClosed("the endpoint is closed")
+        if not self._watches_room:
             self._watches_room = True
             self._loop.add_writer(self._descriptor, self._has_room)
         await self._waiters.wait()
@@ -285,9 +294,33 @@ class SocketLink:
         if not self._loop.is_closed():
             self._stop_watching()
             if self._reads:
-                self._loop.remove_reader(self._descriptor)
+                self._loop.remove_reader(self._watch.descriptor)
+        self._watch.close()
         self._socket.close()
         self._waiters.wake()
+
+
+class _Watch:
+    """What a loop polls to learn that a socket can be read.
+
+    libuv stops for good to poll a socket that has an error, which each ICMP message is, and asks
+    nobody. So uvloop polls an epoll set with the socket in it, which never has errors.
+    """
+
+    __slots__ = ("_epoll", "descriptor")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+        self.descriptor = sock.fileno()
+        self._epoll: select.epoll | None = None
+        if sys.platform == "linux" and not isinstance(loop, asyncio.BaseEventLoop):
+            self._epoll = select.epoll()
+            self._epoll.register(sock, select.EPOLLIN)
+            self.descriptor = self._epoll.fileno()
+
+    def close(self) -> None:
+        """End; the socket is closed by its owner."""
+        if self._epoll is not None:
+            self._epoll.close()
 
 
 class TransportLink(asyncio.DatagramProtocol):
@@ -335,13 +368,12 @@ class TransportLink(asyncio.DatagramProtocol):
         """As `Link.start`; the transport has begun by itself."""
 
     def transmit(
-        self, data: bytes, target: Any, control: ControlList | None = None, count: int = 1
+        self, data: Payload, target: Any, control: ControlList | None = None, count: int = 1
     ) -> bool:
         """As `Link.transmit`. An empty datagram is refused: some loops do not send it."""
         if control is not None:
             raise OSError(errno.EOPNOTSUPP, "this transport cannot set source, TTL or TOS")
-        if not isinstance(data, bytes | bytearray | memoryview):
-            raise _not_bytes(data)
+        _check_payload(data)
         if not data:
             raise InvalidMessage("this transport cannot send an empty datagram")
         if self.transport is None or self.transport.is_closing():
@@ -428,6 +460,11 @@ def send_refused(error: OSError, size: int, stats: DatagramStats) -> Exception:
         too_large.__cause__ = error
         return too_large
     return error
+
+
+def _check_payload(data: object) -> None:
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise _not_bytes(data)
 
 
 def _not_bytes(data: object) -> InvalidMessage:

@@ -19,7 +19,7 @@ from aerogram.io.addresses import AddressBook, checked_unix_path
 from aerogram.io.arrivals import OVERFLOWS, Arrivals, Overflow
 from aerogram.io.batch import probe_batch
 from aerogram.io.datagram import DatagramStats
-from aerogram.io.endpoint import DatagramEndpoint
+from aerogram.io.endpoint import ANY_IPV4, DatagramEndpoint
 from aerogram.io.icmp import ErrorCallback, ErrorReports
 from aerogram.io.inherited import inherited_socket
 from aerogram.io.links import Link, SocketLink, TransportLink, Workings
@@ -30,8 +30,6 @@ from aerogram.io.sockets import (
     checked_address,
     create_udp_socket,
 )
-
-ANY_HOST = "0.0.0.0"  # noqa: S104  what a datagram socket listens on unless it is told
 
 
 class open_endpoint:  # noqa: N801  used as a function: `async with open_endpoint(...)`
@@ -84,8 +82,8 @@ class open_endpoint:  # noqa: N801  used as a function: `async with open_endpoin
             raise ValueError(f"overflow is one of {', '.join(OVERFLOWS)}, not {overflow!r}")
         if socket is not None and socket.type != sockets.SOCK_DGRAM:
             raise InvalidAddress("not a datagram socket")
-        checked_address(ANY_HOST if host is None else host, port, to_bind=True)
-        self._host = ANY_HOST if host is None else host
+        checked_address(ANY_IPV4 if host is None else host, port, to_bind=True)
+        self._host = ANY_IPV4 if host is None else host
         self._port = port
         self._path = None if path is None else checked_unix_path(path)
         self._socket = socket
