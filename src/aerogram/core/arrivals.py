@@ -99,6 +99,7 @@ class Arrivals:
             self._path.response = frame.data
         elif isinstance(frame, wire.PathResponse) and self._path.answered(frame.data):
             self._stats.path_changes += 1
+            self._sender.path_changed(now)
 
     def _hand_over(self, channel: ReceiveChannel, runs: list[Run]) -> None:
         if channel.guard is not None and channel.guard.faults:

@@ -48,6 +48,8 @@ PACKETS_PER_TURN: Final = 64
 """Packets built before other connections get their turn; also what one UDP_SEGMENT run holds."""
 CLOSES_SENT: Final = 3
 """CLOSE is repeated this often until the peer answers (it is never acknowledged)."""
+LONGEST_PATIENCE_SECONDS: Final = 1.0
+"""A new address is challenged again after this at most, while packets keep coming from there."""
 REASON_BYTES: Final = 1024
 """Longest reason on the wire."""
 
@@ -184,7 +186,7 @@ class Connection:
         """Queue a message; `deadline` is a time of the endpoint's clock.
 
         Raises `MessageTooLarge` if the peer would not take it. The caller has made sure that the
-        connection is open and that the channel has room.
+        channel has room. On a connection that has ended the message is lost at once.
         """
         sender = self._sender
         if len(payload) > sender.peer_max_record_bytes:
@@ -201,6 +203,9 @@ class Connection:
             sender.mark_busy(channel)
         if not self.is_dirty:
             self.touch()
+        if self.state >= State.CLOSING:
+            # It has ended in this turn, and its user is not told yet: so has the message.
+            sender.abandon(self._last_received_at)
         return message
 
     def send_about(
@@ -364,7 +369,7 @@ class Connection:
         self._end_at = now + 3 * self._sender.recovery.probe_timeout()
 
     def _suspect_path(self, address: Address, now: float) -> None:
-        patience = self._sender.recovery.probe_timeout()
+        patience = min(self._sender.recovery.probe_timeout(), LONGEST_PATIENCE_SECONDS)
         if self.path.wants_challenge(address, patience, now):
             self.path.challenged(address, self._shared.random_bytes(8), now)
 

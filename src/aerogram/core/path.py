@@ -42,9 +42,13 @@ class Path:
         return address != self.candidate or now >= self.challenged_at + patience_seconds
 
     def challenged(self, address: Address, challenge: bytes, now: float) -> None:
-        """A challenge is about to leave."""
-        self.candidate = address
-        self.challenge = challenge
+        """A challenge is about to leave; the same again if this address was challenged before.
+
+        On a path slower than our patience an answer would always be one to the challenge before.
+        """
+        if address != self.candidate:
+            self.candidate = address
+            self.challenge = challenge
         self.challenge_waits = True
         self.challenged_at = now
 

@@ -333,6 +333,12 @@ class Sender:
         self.probes_due = count
         self.ping_due = True
 
+    def path_changed(self, now: float) -> None:
+        """The peer is reached again: what went astray does not wait for a timeout grown long."""
+        self.recovery.pto_count = 0
+        if self.recovery.sent:
+            self._probe(now)
+
     def expire(self, now: float) -> None:
         """Give up the messages whose deadline has passed."""
         for channel, message in self._expiries.take_due(now):
