@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerogram import messages as codec
-from aerogram.errors import DecodeError
-from aerogram.messages import Message, Request
+from aerogram.errors import DecodeError, InvalidMessage
+from aerogram.messages import Message, Request, Stream
 from aerogram.messages.plain import DEPTH_MAX, ITEMS_MAX
 
 LIST, DICT, STR, INT, FLOAT, BOOL, NONE = (
@@ -61,12 +61,17 @@ class Names(Request[list[str]]):
     pass
 
 
+class Follow(Stream[Move], tag=3):
+    name: str
+
+
 KINDS = (bytes, str, int, float, bool, list, dict, type(None))
 DECODERS = [codec.decoder_for(kind) for kind in (*KINDS, Move, Path, Anything, Tree, Picky)]
 DECODERS += [
     codec.decode_any,
     codec.decode_reply,
-    codec.decode_request,
+    codec.decode_question,
+    codec.decode_control,
     lambda payload: codec.decode_answer(Quote, payload),
     lambda payload: codec.decode_answer(Find, payload),
     lambda payload: codec.decode_answer(Names, payload),
@@ -174,8 +179,14 @@ def test_damaged_payloads_are_a_value_or_a_decode_error() -> None:
         codec.encode(Path([[1, 2], [3]])),
         codec.encode_topic("chat", [1, {"x": "y"}]),
         codec.encode_request(5, Quote("x")),
+        codec.encode_request(5, Quote("x"), b"key"),
+        codec.encode_stream(5, Follow("x"), 16),
         codec.encode_answer(5, Move(1.0, 2.0)),
         codec.encode_failure(5, codec.FailureCode.FAILED, "why"),
+        codec.encode_item(5, 3, Move(1.0, 2.0)),
+        codec.encode_end(5, 4, codec.Failure(codec.FailureCode.REJECTED, "why")),
+        codec.encode_more(5, 32),
+        codec.encode_cancel(5),
     ]
     for _ in range(3000):
         damaged = bytearray(rng.choice(whole))
@@ -230,6 +241,10 @@ def test_what_is_wrong_is_told(kind: type[Any], payload: bytes, text: str) -> No
         (codec.encode_answer(1, 2), "an answer"),
         (codec.encode_failure(1, codec.FailureCode.FAILED, ""), "a failure"),
         (codec.encode_cancel(1), "a cancellation"),
+        (codec.encode_stream(1, Follow("x"), 1), "a request for a stream"),
+        (codec.encode_item(1, 0, 2), "an item of a stream"),
+        (codec.encode_end(1, 0, None), "the end of a stream"),
+        (codec.encode_more(1, 2), "credit for a stream"),
         (b"\xe9", "a payload of an unknown kind"),
         (b"", "a payload of an unknown kind"),
         (b"\xff", "a payload of an unknown kind"),
@@ -256,9 +271,10 @@ def test_a_topic_or_tag_that_nobody_can_send_is_not_taken(payload: bytes) -> Non
 
 
 def test_a_request_finds_its_answer() -> None:
-    identity, inner = codec.decode_request(codec.encode_request(2**40, Quote("ACME")))
-    assert (identity, codec.routing_key(inner)) == (2**40, codec.type_key(Quote))
-    assert codec.decoder_for(Quote)(inner) == Quote("ACME")
+    question = codec.decode_question(codec.encode_request(2**40, Quote("ACME")))
+    assert (question.identity, question.limit, question.repeat_key) == (2**40, None, None)
+    assert codec.routing_key(question.payload) == codec.type_key(Quote)
+    assert codec.decoder_for(Quote)(question.payload) == Quote("ACME")
     identity, result = codec.decode_reply(codec.encode_answer(2**40, Move(1.0, 2.0)))
     assert identity == 2**40
     assert isinstance(result, bytes)
@@ -316,6 +332,52 @@ def test_a_failure_of_a_later_version_is_a_failure() -> None:
 def test_a_cancellation_is_known_by_its_first_byte() -> None:
     assert codec.encode_cancel(9)[0] == codec.CANCEL
     assert codec.encode_request(9, Quote("x"))[0] == codec.REQUEST
-    for take in (codec.decode_request, codec.decode_reply):
+    assert codec.decode_control(codec.encode_cancel(9)) == (9, None)
+    for take in (codec.decode_question, codec.decode_reply):
         with pytest.raises(DecodeError, match="a cancellation is not"):
             take(codec.encode_cancel(9))
+
+
+@pytest.mark.parametrize("key", [b"", b"order 17", bytes(255)])
+def test_a_request_that_may_come_again_has_its_key(key: bytes) -> None:
+    question = codec.decode_question(codec.encode_request(9, Quote("x"), key))
+    assert (question.identity, question.repeat_key, question.limit) == (9, key, None)
+    assert codec.decoder_for(Quote)(question.payload) == Quote("x")
+
+
+def test_a_stream_is_asked_for_and_comes_back_in_pieces() -> None:
+    question = codec.decode_question(codec.encode_stream(9, Follow("x"), 16))
+    assert (question.identity, question.limit, question.repeat_key) == (9, 16, None)
+    assert codec.decoder_for(Follow)(question.payload) == Follow("x")
+    assert codec.decode_control(codec.encode_more(9, 2**40)) == (9, 2**40)
+    identity, item = codec.decode_reply(codec.encode_item(9, 7, Move(1.0, 2.0)))
+    assert isinstance(item, codec.Item)
+    assert (identity, item.sequence) == (9, 7)
+    assert codec.decode_answer(Follow, item.payload) == Move(1.0, 2.0)
+    assert codec.decode_reply(codec.encode_end(9, 8, None)) == (9, codec.End(8, None))
+    failure = codec.Failure(codec.FailureCode.REJECTED, "why")
+    assert codec.decode_reply(codec.encode_end(9, 8, failure)) == (9, codec.End(8, failure))
+
+
+def test_what_is_cut_short_or_empty_is_no_question() -> None:
+    for whole in (
+        codec.encode_stream(9, Follow("x"), 1),
+        codec.encode_request(9, Quote("x"), b"k"),
+    ):
+        for size in range(len(whole) - len(codec.encode_request(9, Quote("x"))) + 10):
+            with pytest.raises(DecodeError):
+                codec.decode_question(whole[:size])
+    for wrong in (codec.encode_more(9, 1)[:-1], codec.encode_cancel(9) + b"x", b""):
+        with pytest.raises(DecodeError):
+            codec.decode_control(wrong)
+
+
+def test_each_way_of_asking_names_the_other() -> None:
+    with pytest.raises(InvalidMessage, match=r"Follow is no request: send it with session\.stream"):
+        codec.encode_request(1, Follow("x"))  # type: ignore[arg-type]
+    with pytest.raises(InvalidMessage, match=r"Quote is no stream: send it with session\.request"):
+        codec.encode_stream(1, Quote("x"), 1)  # type: ignore[arg-type]
+    with pytest.raises(InvalidMessage, match=r"send it with session\.stream"):
+        codec.encode(Follow("x"))
+    with pytest.raises(InvalidMessage, match="derive its class from Stream"):
+        codec.encode_stream(1, 7, 1)  # type: ignore[arg-type]

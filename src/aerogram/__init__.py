@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from aerogram import delivery
-from aerogram.app import App, Channel
+from aerogram.app import App
+from aerogram.channels import Channel
 from aerogram.client import connect
 from aerogram.config import Config
 from aerogram.core.channel import Outcome
 from aerogram.core.keys import Identity
-from aerogram.dispatch import Next
 from aerogram.errors import (
     AerogramError,
     ChannelMismatch,
@@ -27,6 +27,7 @@ from aerogram.errors import (
     MessageTooLarge,
     PeerProtocolError,
     PeerRestarted,
+    QueueFull,
     Rejected,
     RequestFailed,
     RequestTimeout,
@@ -38,8 +39,9 @@ from aerogram.identity import new_identity, read_identity, write_identity
 from aerogram.io.datagram import Datagram
 from aerogram.io.endpoint import DatagramEndpoint
 from aerogram.io.opening import open_endpoint
-from aerogram.messages import Message, Request
+from aerogram.messages import Message, Request, Stream, Topic, Untyped
 from aerogram.receipts import Receipt
+from aerogram.routes import Next
 from aerogram.server import Server, serve, serve_datagrams
 from aerogram.session import Session
 from aerogram.session_clock import SessionClock
@@ -72,6 +74,7 @@ __all__ = [
     "Outcome",
     "PeerProtocolError",
     "PeerRestarted",
+    "QueueFull",
     "Receipt",
     "Rejected",
     "Request",
@@ -82,6 +85,9 @@ __all__ = [
     "Session",
     "SessionClock",
     "SessionClosed",
+    "Stream",
+    "Topic",
+    "Untyped",
     "connect",
     "delivery",
     "new_identity",

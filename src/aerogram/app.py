@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+import inspect
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Hashable,
+    Iterable,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, overload
 
-from aerogram import delivery as presets
 from aerogram import messages as codec
-from aerogram.core.channel import ChannelSpec
-from aerogram.core.delivery import AsItArrives, Delivery, InOrder, NewestWins
+from aerogram.answering import answer_question
+from aerogram.channels import Channel, Channels
 from aerogram.datagrams import DatagramRoute
-from aerogram.dispatch import Handler, Middleware, Route, chained
 from aerogram.groups import Group
+from aerogram.idempotency import AnswerCache
 from aerogram.io.arrivals import Overflow
 from aerogram.io.datagram import Datagram
 from aerogram.io.endpoint import DatagramEndpoint
 from aerogram.io.sockets import checked_address
-from aerogram.messages import Message, Request
-from aerogram.requests import answer_request
+from aerogram.messages import Message, Request, Stream
+from aerogram.routes import (
+    ASKING_KINDS,
+    Concurrency,
+    Handler,
+    Middleware,
+    Route,
+    RouteTable,
+    begun,
+    chained,
+    make_route,
+)
 from aerogram.session import Session
 from aerogram.typevars import DepsT, StateT
 
@@ -39,68 +55,6 @@ HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[Any]])
 
 PLAIN_TYPES: Final = (bytes, str, int, float, bool, list, dict, type(None))
 """Types that may be sent and handled without a `Message` class."""
-
-
-@dataclass(frozen=True)
-class Channel:
-    """A named channel: its delivery, and the types that travel on it in one order."""
-
-    name: str
-    delivery: Delivery
-    carries: Sequence[type] = ()
-    priority: int = 0
-    """Channels of a higher priority are sent first."""
-
-    @property
-    def spec(self) -> ChannelSpec:
-        """What the protocol core knows of it."""
-        return ChannelSpec(self.name, self.delivery, self.priority)
-
-
-DEFAULT_CHANNEL: Final = Channel("default", presets.ordered())
-ANSWERS_CHANNEL: Final = Channel("answers", presets.reliable())
-
-
-class Channels:
-    """Which channel a type travels on."""
-
-    def __init__(self, channels: Iterable[Channel]) -> None:
-        self.specs: dict[str, ChannelSpec] = {}
-        self._by_type: dict[type, ChannelSpec] = {}
-        self._default = DEFAULT_CHANNEL.spec
-        for channel in (DEFAULT_CHANNEL, ANSWERS_CHANNEL, *channels):
-            self._add(channel)
-
-    def _add(self, channel: Channel) -> None:
-        if channel.name in self.specs:
-            raise ValueError(f"two channels are named {channel.name!r}")
-        self.specs[channel.name] = channel.spec
-        for kind in channel.carries:
-            if kind in self._by_type:
-                raise ValueError(f"two channels carry {kind.__name__}")
-            self._by_type[kind] = channel.spec
-
-    def of(self, kind: type) -> ChannelSpec:
-        """The channel of a type: the one that carries it, its own, or the default one."""
-        spec = self._by_type.get(kind)
-        if spec is None:
-            delivery = codec.delivery_of(kind)
-            spec = self._default if delivery is None else self._own(kind, delivery)
-            self._by_type[kind] = spec
-        return spec
-
-    def _own(self, kind: type, delivery: Delivery) -> ChannelSpec:
-        name = f"tag:{codec.tag_of(kind)}"
-        spec = self.specs.get(name)
-        if spec is None:
-            spec = self.specs[name] = ChannelSpec(name, delivery)
-        return spec
-
-    def decode_for_orderings(self, decode: Callable[[bytes], Any]) -> None:
-        """Orderings of the user's own look into messages: they get them decoded."""
-        for name, spec in self.specs.items():
-            if not isinstance(spec.delivery.ordering(), AsItArrives | InOrder | NewestWins):
-                self.specs[name] = ChannelSpec(spec.name, spec.delivery, spec.priority, decode)
 
 
 class App(Generic[DepsT, StateT]):
@@ -150,71 +104,165 @@ class App(Generic[DepsT, StateT]):
         channels: Iterable[Channel] = (),
         middleware: Iterable[Middleware] = (),
     ) -> None:
-        self.channels = Channels(channels)
+        self.channels = Channels(channels, self._decode)
         self.lifespan = lifespan
         self.session_state = session_state
+        self.routes = RouteTable()
+        """Who handles what; sessions look messages up in it."""
+        self.kept_answers = AnswerCache()
+        """Answers to requests that their askers may repeat on another session."""
         self._middleware = [*middleware]
-        self._routes: dict[codec.RoutingKey, Route] = {
-            codec.REQUEST: Route(bytes, answer_request, "request")
-        }
-        self._routes_by_type: dict[type, Route] = {}
-        self._answers: dict[codec.RoutingKey, Route] = {}
+        ask = Route(codec.decode_question, answer_question, "request")
+        for kind in ASKING_KINDS:
+            self.routes.add(kind, codec.Question, ask)
         self._openers: list[Callable[[Any], Awaitable[Any]]] = []
         self._closers: list[Callable[[Any, Any], Awaitable[Any]]] = []
         self.datagram_routes: list[DatagramRoute] = []
         """Where bare datagrams are expected."""
         self._groups: dict[str, Group[StateT]] = {}
         self._state: list[DepsT] = []
-        self.channels.decode_for_orderings(self._decode)
 
     # -- registration
 
     @overload
     def on(
-        self, kind: str
+        self,
+        kind: str,
+        *,
+        concurrency: Concurrency = None,
+        key: Callable[[Any], Hashable] | None = None,
+        deadline: bool = True,
     ) -> Callable[
         [Callable[[Session[StateT], Any], Awaitable[None]]],
         Callable[[Session[StateT], Any], Awaitable[None]],
     ]: ...
     @overload
     def on(
-        self, kind: type[MessageT]
+        self,
+        kind: type[MessageT],
+        *,
+        concurrency: Concurrency = None,
+        key: Callable[[MessageT], Hashable] | None = None,
+        deadline: bool = True,
     ) -> Callable[
         [Callable[[Session[StateT], MessageT], Awaitable[None]]],
         Callable[[Session[StateT], MessageT], Awaitable[None]],
     ]: ...
-    def on(self, kind: type[Any] | str) -> Callable[[Handler], Handler]:
+    def on(
+        self,
+        kind: type[Any] | str,
+        *,
+        concurrency: Concurrency = None,
+        key: Callable[[Any], Hashable] | None = None,
+        deadline: bool = True,
+    ) -> Callable[[Handler], Handler]:
         """Register a coroutine function for a message type, a plain type, or a topic.
 
-        Raises `ValueError` if there is one already, `TypeError` for a type that is not a message.
+        Messages of a session are handled one at a time on each channel, in the channel's order.
+        Two keywords let the messages of a type leave that order:
+
+        - `concurrency=N` handles up to N of them at once, `concurrency="unlimited"` as many as
+          flow control lets come. They begin in the channel's order.
+        - `key=function` handles those for which it returns equal keys one after the other, in
+          the channel's order, and others at the same time; `concurrency` bounds these.
+
+        Nothing waits for a message of such a type, not even another message of its channel. It
+        begins once everything before it on its channel that keeps the order is done, and all
+        that keeps the order stays in order. A message's place among those that may run is kept
+        by its session: other sessions are not waited for. Credit is granted, and thereby more let
+        come, when a handler has finished.
+
+        A message whose deadline has passed is not handed over, and one whose deadline passes
+        cancels its handler, as `asyncio.timeout` does; with `deadline=False` the handler runs to
+        its end. Both are counted.
+
+        Raises `ValueError` if there is a handler already, or for a `concurrency` below 1;
+        `TypeError` for a type that is not a message.
         """
 
         def register(handler: Handler) -> Handler:
-            if isinstance(kind, str):
-                self._add_route(codec.topic_key(kind), codec.decode_topic, handler, repr(kind))
-            else:
-                self._add_type(kind, handler)
+            key_of, decode, name = self._described(kind)
+            call = chained(handler, self._middleware)
+            route = make_route(
+                decode, call, name, concurrency=concurrency, key=key, to_deadline=deadline
+            )
+            self.routes.add(key_of, kind if isinstance(kind, type) else None, route)
             return handler
 
         return register
 
+    def _described(self, kind: type[Any] | str) -> tuple[codec.RoutingKey, codec.Decoder, str]:
+        """Routing key, decoder and name of what `on` takes."""
+        if isinstance(kind, str):
+            return codec.topic_key(kind), codec.decode_topic, repr(kind)
+        if issubclass(kind, codec.ASKING):
+            raise TypeError(f"{kind.__name__} is a request: use @app.answers")
+        if not issubclass(kind, Message) and kind not in PLAIN_TYPES:
+            raise TypeError(f"{kind.__name__} is neither a Message nor a plain type")
+        self.channels.of(kind)
+        return codec.type_key(kind), codec.decoder_for(kind), kind.__name__
+
+    @overload
     def answers(
-        self, kind: type[Request[AnswerT]]
+        self,
+        kind: type[Request[AnswerT]],
+        *,
+        concurrency: Concurrency = None,
+        key: Callable[[Any], Hashable] | None = None,
+        deadline: bool = True,
     ) -> Callable[
         [Callable[[Session[StateT], Any], Awaitable[AnswerT]]],
         Callable[[Session[StateT], Any], Awaitable[AnswerT]],
-    ]:
-        """Register the coroutine function that answers a request type with its return value."""
+    ]: ...
+    @overload
+    def answers(
+        self,
+        kind: type[Stream[AnswerT]],
+        *,
+        concurrency: Concurrency = None,
+        key: Callable[[Any], Hashable] | None = None,
+    ) -> Callable[
+        [Callable[[Session[StateT], Any], AsyncIterator[AnswerT]]],
+        Callable[[Session[StateT], Any], AsyncIterator[AnswerT]],
+    ]: ...
+    def answers(
+        self,
+        kind: type[Any],
+        *,
+        concurrency: Concurrency = None,
+        key: Callable[[Any], Hashable] | None = None,
+        deadline: bool = True,
+    ) -> Callable[[Callable[[Any, Any], Any]], Callable[[Any, Any], Any]]:
+        """Register what answers a type of request.
 
-        def register(
-            handler: Callable[[Session[StateT], Any], Awaitable[AnswerT]],
-        ) -> Callable[[Session[StateT], Any], Awaitable[AnswerT]]:
-            key = codec.type_key(kind)
-            if key in self._answers:
-                raise ValueError(f"two handlers answer {kind.__name__}")
+        For a `Request` that is a coroutine function, whose return value is the answer. It is
+        handled like any message: one at a time, in the channel's order, unless `concurrency`,
+        `key` or `deadline` say otherwise, as in `on`. When the one who asked gives up, times out
+        or is gone, the handler is cancelled.
+
+        For a `Stream` it is an async generator, whose values are the items. Streams run at once,
+        as many as there are, unless `concurrency` bounds them. A generator that is ahead of who
+        asked is left at its `yield`, and closed there when nobody wants more.
+
+        `Rejected` raised in either tells the one who asked. Raises `ValueError` if there is a
+        handler already, or for a `concurrency` below 1; `TypeError` for a type that is no
+        request, and for a handler of the other sort.
+        """
+
+        def register(handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+            is_stream = _is_stream(kind, handler)
             self.channels.of(kind)
-            call = chained(handler, self._middleware)
-            self._answers[key] = Route(codec.decoder_for(kind), call, kind.__name__)
+            call = chained(begun(handler) if is_stream else handler, self._middleware)
+            route = make_route(
+                codec.decoder_for(kind),
+                call,
+                kind.__name__,
+                concurrency=concurrency,
+                key=key,
+                to_deadline=deadline and not is_stream,
+                is_stream=is_stream,
+            )
+            self.routes.add_answer(codec.type_key(kind), route)
             return handler
 
         return register
@@ -263,43 +311,7 @@ class App(Generic[DepsT, StateT]):
         self._closers.append(handler)
         return handler
 
-    def _add_type(self, kind: type[Any], handler: Handler) -> None:
-        if issubclass(kind, Request):
-            raise TypeError(f"{kind.__name__} is a request: use @app.answers")
-        if not issubclass(kind, Message) and kind not in PLAIN_TYPES:
-            raise TypeError(f"{kind.__name__} is neither a Message nor a plain type")
-        self.channels.of(kind)
-        key = codec.type_key(kind)
-        self._add_route(key, codec.decoder_for(kind), handler, kind.__name__)
-        self._routes_by_type[kind] = self._routes[key]
-
-    def _add_route(
-        self,
-        key: codec.RoutingKey,
-        decode: Callable[[bytes], Any],
-        handler: Handler,
-        name: str,
-    ) -> None:
-        if key in self._routes:
-            raise ValueError(f"{name} and {self._routes[key].name} have the same tag or topic")
-        self._routes[key] = Route(decode, chained(handler, self._middleware), name)
-
     # -- what sessions need
-
-    @property
-    def routes(self) -> dict[codec.RoutingKey, Route]:
-        """Handlers of one-way messages by routing key."""
-        return self._routes
-
-    @property
-    def routes_by_type(self) -> dict[type, Route]:
-        """The same by type."""
-        return self._routes_by_type
-
-    @property
-    def answer_routes(self) -> dict[codec.RoutingKey, Route]:
-        """Handlers of requests by the routing key of the request."""
-        return self._answers
 
     async def opened(self, session: Session[Any]) -> None:
         """Run the `on_open` handlers."""
@@ -312,8 +324,11 @@ class App(Generic[DepsT, StateT]):
         return self._closers
 
     def _decode(self, payload: bytes) -> Any:
-        route = self._routes.get(codec.routing_key(payload))
-        return route.decode(payload) if route is not None else codec.decode_any(payload)
+        """What an ordering of the user's own sees of a message."""
+        route = self.routes.by_key.get(codec.routing_key(payload))
+        if route is None or route.decode is codec.decode_topic:  # the value would lose its name
+            return codec.decode_any(payload)
+        return route.decode(payload)
 
     # -- what users need
 
@@ -371,3 +386,15 @@ class App(Generic[DepsT, StateT]):
             insecure=insecure,
             config=config,
         )
+
+
+def _is_stream(kind: type[Any], handler: Callable[..., Any]) -> bool:
+    """True for a `Stream`. Raises `TypeError` if the handler does not suit the kind."""
+    if not issubclass(kind, codec.ASKING):
+        raise TypeError(f"{kind.__name__} is no request: use @app.on")
+    is_stream = issubclass(kind, Stream)
+    if is_stream and inspect.iscoroutinefunction(handler):
+        raise TypeError(f"{kind.__name__} is a Stream: its handler yields items")
+    if not is_stream and inspect.isasyncgenfunction(handler):
+        raise TypeError(f"{kind.__name__} is a Request, its handler returns one answer: see Stream")
+    return is_stream

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from typing import Any, Final, Generic, Protocol, runtime_checkable
 
 from aerogram.address import ServerAddress, decode_key, parse_server_address
-from aerogram.app import App, Channels
+from aerogram.app import App
+from aerogram.channels import Channels
 from aerogram.config import Config
 from aerogram.core.endpoint import Endpoint
 from aerogram.core.handshake import ClientSecurity

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aerogram.config import Config
-from aerogram.dispatch import Handler
 from aerogram.errors import Rejected
 from aerogram.io.datagram import Datagram
 from aerogram.io.endpoint import DatagramEndpoint
 from aerogram.io.network import Network
 from aerogram.io.opening import open_endpoint
+from aerogram.routes import Handler
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 

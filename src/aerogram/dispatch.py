@@ -1,81 +1,81 @@
-"""From messages that arrived to the user's handlers: routes, middleware, mailboxes.
+"""From messages that arrived to the user's handlers: mailboxes, and the workers that empty them.
 
 Rules: one mailbox per session and channel, one message at a time, in the order that the channel
-handed them over. A mailbox's worker is a task that is made when something arrives and gone when
-nothing is left; no task per message. A handler that raises is logged once and the session lives.
-What a mailbox has not handled grants the peer no credit.
+handed them over; a type whose route says so leaves that order for a `Lane` when its turn comes. A
+mailbox's worker is a task that is made when something arrives and gone when nothing is left; no
+task per message. A handler that raises is logged once and the session lives. What no handler has
+finished grants the peer no credit.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from operator import length_hint
+from typing import TYPE_CHECKING, Any
 
 from aerogram import messages as codec
-from aerogram.core.events import RefuseCode
-from aerogram.errors import DecodeError, Rejected, SessionClosed
+from aerogram.config import MESSAGE_OVERHEAD_BYTES
+from aerogram.errors import DecodeError
+from aerogram.jobs import Job, failed, perform
+from aerogram.lanes import MESSAGES_PER_TURN, Lane
 
 if TYPE_CHECKING:
     from aerogram.core.channel import ReceiveChannel, Run
+    from aerogram.routes import Route, RouteTable
     from aerogram.session import Session
-
-Handler = Callable[[Any, Any], Awaitable[Any]]
-"""What a route calls: (session, message), and for requests it returns the answer."""
-Next = Callable[[Any, Any], Awaitable[Any]]
-"""The rest of the middleware chain."""
-Middleware = Callable[[Any, Any, Next], Awaitable[Any]]
-"""(session, message, call_next); returns what `call_next` returned, or refuses."""
-
-MESSAGES_PER_TURN: Final = 256
-"""A worker lets others run after this many messages, even if its handlers never wait."""
-
-
-@dataclass(slots=True)
-class Route:
-    """How one kind of message is decoded and who takes it."""
-
-    decode: Callable[[bytes], Any]
-    call: Handler
-    name: str
-
-
-Routes = Mapping[codec.RoutingKey, Route]
-
-
-def chained(handler: Handler, middleware: Iterable[Middleware]) -> Handler:
-    """The handler inside its middleware, the first of which is outermost."""
-    call = handler
-    for layer in reversed([*middleware]):
-        call = _around(layer, call)
-    return call
-
-
-def _around(layer: Middleware, inner: Handler) -> Handler:
-    async def call(session: Any, message: Any) -> Any:
-        return await layer(session, message, inner)
-
-    return call
 
 
 class Mailbox:
     """Messages of one channel of one session that wait for their handlers."""
 
-    __slots__ = ("_channel", "_cost", "_queue", "_session", "_worker")
+    __slots__ = (
+        "_boxes",
+        "_channel",
+        "_cost",
+        "_ended",
+        "_queue",
+        "_rest",
+        "_routes",
+        "_run_size",
+        "_session",
+        "_worker",
+    )
 
-    def __init__(self, session: Session[Any], channel: ReceiveChannel) -> None:
+    def __init__(self, boxes: Mailboxes, session: Session[Any], channel: ReceiveChannel) -> None:
+        assert session.app is not None
+        self._boxes = boxes
         self._session = session
+        self._routes: RouteTable = session.app.routes
         self._channel = channel
         self._queue: deque[Run] = deque()
         self._cost = 0
         self._worker: asyncio.Task[None] | None = None
+        self._run_size = 0
+        """Messages of the run that is being handled."""
+        self._rest: Iterator[Any] = iter(())
+        """Those of them that have not begun."""
+        self._ended = 0
+        """Those of them that have begun and are counted already."""
 
     @property
     def worker(self) -> asyncio.Task[None] | None:
         """The task that works on this mailbox, while there is one."""
         return self._worker
+
+    @property
+    def waiting(self) -> int:
+        """Messages that wait, and the one that is being handled, counted one by one."""
+        in_run = 1 + length_hint(self._rest) if self._run_size else 0
+        return in_run + sum([len(run) for _, run, _ in self._queue])
+
+    @property
+    def handled_uncounted(self) -> int:
+        """Messages of the run that are done; they are counted when all of it is."""
+        if not self._run_size:
+            return 0
+        return self._run_size - 1 - length_hint(self._rest) - self._ended
 
     def put(self, runs: list[Run]) -> None:
         """Take messages; starts the worker if the session is ready and there is none."""
@@ -89,14 +89,25 @@ class Mailbox:
         if self._worker is None and self._queue and self._session.ready:
             self._worker = asyncio.get_running_loop().create_task(self._work())
 
+    def cancel(self) -> None:
+        """Cancel the handler that runs, and drop what waits."""
+        if self._worker is not None:
+            self._worker.cancel()
+        dropped = sum([len(run) for _, run, _ in self._queue])
+        self._session.counts.messages_dropped_closed += dropped
+        self._queue.clear()
+
     def _bound(self, runs: list[Run]) -> None:
         """Unreliable channels have no credit: the oldest messages give way."""
         self._cost += sum(cost for _, _, cost in runs)
         limit = self._session.config.mailbox_bytes
         while self._cost > limit and len(self._queue) > 1:
-            _, dropped, cost = self._queue.popleft()
+            first, dropped, cost = self._queue.popleft()
             self._cost -= cost
             self._session.connection.stats.messages_dropped_mailbox += len(dropped)
+            if self._channel.deadlines:
+                for number in range(first, first + len(dropped)):
+                    self._channel.deadlines.pop(number, None)
 
     async def _work(self) -> None:
         queue, session, channel = self._queue, self._session, self._channel
@@ -105,45 +116,171 @@ class Mailbox:
             while queue:
                 number, run, cost = queue.popleft()
                 self._cost -= cost
-                await self._handle(number, run)
+                self._run_size = len(run)
+                self._rest = iter(run)
+                if channel.deadlines or channel.view is not None:
+                    cost -= await self._handle_each(number, run, cost)
+                else:
+                    cost -= await self._handle(number, run, cost)
+                handled += self._run_size
+                self._run_done()
                 session.consumed(channel, cost)
-                handled += len(run)
                 if handled >= MESSAGES_PER_TURN:
                     handled = 0
                     await asyncio.sleep(0)
         finally:
             self._worker = None
+            if self._run_size:
+                self._run_cut()
 
-    async def _handle(self, first: int, run: list[Any]) -> None:
-        """One message after the other: the hot loop of receiving."""
-        session = self._session
-        routes = session.routes
-        for index, payload in enumerate(run):
-            route: Route | None = None
-            message: Any = payload
+    def _run_done(self) -> None:
+        self._session.counts.messages_handled += self._run_size - self._ended
+        self._run_size = self._ended = 0
+
+    def _run_cut(self) -> None:
+        """The task was cancelled in a handler: what is left of the run goes with it."""
+        counts = self._session.counts
+        counts.messages_handled += self.handled_uncounted
+        counts.messages_dropped_closed += 1 + length_hint(self._rest)
+        self._run_size = self._ended = 0
+
+    def _number(self, first: int) -> int:
+        """The number of the message that is being handled, or -1."""
+        return first + self._run_size - 1 - length_hint(self._rest) if first >= 0 else -1
+
+    async def _handle(self, first: int, run: list[Any], cost: int) -> int:
+        """One message after the other: the hot loop of receiving.
+
+        Returns the cost of those that went into a lane.
+        """
+        session, routes, routing_key = self._session, self._routes.in_line, codec.routing_key
+        deferred = 0
+        for payload in self._rest:
             try:
-                if self._channel.view is not None:
-                    route = session.app_route(payload)
-                else:
-                    route = routes.get(payload[0]) or routes.get(codec.routing_key(payload))
-                    if route is not None:
-                        message = route.decode(payload)
+                route = routes.get(payload[0]) or routes.get(routing_key(payload))
                 if route is None:
-                    number = first + index if first >= 0 else -1
-                    session.refuse_unknown(self._channel, number, payload)
+                    deferred += await self._handle_one(first, payload, _cost_of(payload, run, cost))
                     continue
-                await route.call(session, message)
-            except Exception as error:  # the one place where handlers' errors end
-                number = first + index if first >= 0 else -1
-                self._failed(number, error, route)
+                await route.call(session, route.decode(payload))
+            except (Exception, asyncio.CancelledError) as error:  # where handlers' errors end
+                self._failed(first, payload, error)
+        return deferred
 
-    def _failed(self, number: int, error: Exception, route: Route | None) -> None:
-        session, channel = self._session, self._channel
-        if isinstance(error, Rejected):
-            session.refuse(channel, number, RefuseCode.REJECTED, error.reason)
-        elif isinstance(error, DecodeError):
-            session.refuse(channel, number, RefuseCode.UNDECODABLE, str(error))
-        elif isinstance(error, SessionClosed) and session.closed:
-            return
-        else:
-            session.handler_failed(route.name if route is not None else "?", error)
+    async def _handle_each(self, first: int, run: list[Any], cost: int) -> int:
+        """As `_handle`, where messages have deadlines or an ordering has looked into them."""
+        deferred = 0
+        for payload in self._rest:
+            try:
+                deferred += await self._handle_one(first, payload, _cost_of(payload, run, cost))
+            except (Exception, asyncio.CancelledError) as error:
+                self._failed(first, payload, error)
+        return deferred
+
+    async def _handle_one(self, first: int, payload: Any, cost: int) -> int:
+        """A message that needs a closer look; return its cost if it goes into a lane.
+
+        Raises what a decoder raises, and a `key=`.
+        """
+        session, channel, number = self._session, self._channel, self._number(first)
+        deadline = channel.deadlines.pop(number, None) if number >= 0 else None
+        route, message = self._routed(payload)
+        if route is None:
+            session.refuse_unknown(channel, number, payload)
+            self._ended += 1
+            return 0
+        question = message if isinstance(message, codec.Question) else None
+        if question is not None:
+            route, message = await session.answering.resolve(question)
+        job = Job(channel, number, cost, route, message, deadline, question)
+        if not route.leaves_order:
+            await perform(session, job)
+            self._ended += 1
+            return 0
+        self._boxes.lane(route).put(job)
+        self._ended += 1
+        return cost
+
+    def _routed(self, payload: Any) -> tuple[Route | None, Any]:
+        """The route of a message, and what is decoded of it."""
+        table = self._routes
+        if self._channel.view is not None:
+            return table.of_value(payload)
+        if not payload:
+            raise DecodeError(codec.EMPTY)
+        route = table.by_key.get(codec.routing_key(payload))
+        return route, payload if route is None else route.decode(payload)
+
+    def _failed(self, first: int, payload: Any, error: BaseException) -> None:
+        if isinstance(error, IndexError) and payload == b"":
+            error = DecodeError(codec.EMPTY)
+        if failed(self._session, self._channel, self._number(first), error, self._name(payload)):
+            self._ended += 1
+
+    def _name(self, payload: Any) -> str:
+        """What the log calls the handler of a message."""
+        if self._channel.view is not None:
+            return type(payload).__name__
+        route = self._routes.by_key.get(codec.routing_key(payload))
+        return route.name if route is not None else codec.describe(payload)
+
+
+def _cost_of(payload: Any, run: list[Any], cost: int) -> int:
+    """What one message of a run counts for in flow control."""
+    if len(run) == 1 or not isinstance(payload, bytes):
+        return cost // len(run)
+    return len(payload) + MESSAGE_OVERHEAD_BYTES
+
+
+class Mailboxes:
+    """All mailboxes and lanes of a session."""
+
+    __slots__ = ("_by_channel", "_lanes", "_session")
+
+    def __init__(self, session: Session[Any]) -> None:
+        self._session = session
+        self._by_channel: dict[int, Mailbox] = {}
+        self._lanes: dict[Route, Lane] = {}
+
+    def put(self, channel: ReceiveChannel, runs: list[Run]) -> None:
+        """Take messages of a channel."""
+        mailbox = self._by_channel.get(channel.identity)
+        if mailbox is None:
+            mailbox = self._by_channel[channel.identity] = Mailbox(self, self._session, channel)
+        mailbox.put(runs)
+
+    def lane(self, route: Route) -> Lane:
+        """The lane of a route that leaves the order of its channel, made on first use."""
+        lane = self._lanes.get(route)
+        if lane is None:
+            lane = self._lanes[route] = Lane(self._session, route)
+        return lane
+
+    def start(self) -> None:
+        """The session is ready: handlers may run."""
+        for mailbox in self._by_channel.values():
+            mailbox.start()
+
+    def cancel(self) -> None:
+        """Cancel the handlers that run, and drop what waits."""
+        for mailbox in self._by_channel.values():
+            mailbox.cancel()
+        for lane in self._lanes.values():
+            lane.cancel()
+
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """The workers that there are now."""
+        workers = [mailbox.worker for mailbox in self._by_channel.values()]
+        in_lanes = [task for lane in self._lanes.values() for task in lane.tasks]
+        return [worker for worker in workers if worker is not None] + in_lanes
+
+    @property
+    def waiting(self) -> int:
+        """Messages with a handler, or waiting for one."""
+        in_lanes = sum([lane.waiting for lane in self._lanes.values()])
+        return in_lanes + sum([mailbox.waiting for mailbox in self._by_channel.values()])
+
+    @property
+    def handled_uncounted(self) -> int:
+        """Messages that are done, and counted when the run that they came in is."""
+        return sum([mailbox.handled_uncounted for mailbox in self._by_channel.values()])

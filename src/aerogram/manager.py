@@ -29,7 +29,7 @@ from aerogram.core.events import (
     SessionEnded,
     SessionOpened,
 )
-from aerogram.core.stats import ConnectionStats
+from aerogram.core.ledger import Ledger
 from aerogram.errors import (
     ChannelMismatch,
     ClosedByPeer,
@@ -45,7 +45,8 @@ from aerogram.io.protocol import PacketProtocol
 from aerogram.session import Session
 
 if TYPE_CHECKING:
-    from aerogram.app import App, Channels
+    from aerogram.app import App
+    from aerogram.channels import Channels
     from aerogram.core.handshake import ClientSecurity
     from aerogram.io.network import Network
     from aerogram.io.sockets import Address
@@ -60,6 +61,9 @@ LOG_LINES_PER_SECOND: Final = 10
 
 CANCELS_LIMIT: Final = 3
 """Handlers that catch this many cancellations are left alone when a server closes."""
+
+LEDGER_CHECK_SECONDS: Final = 5.0
+"""In asyncio's debug mode the ledger of each session is checked this often."""
 
 SOCKET_CLOSES_SECONDS: Final = 1.0
 """A transport that has been closed says so in the next turn; one that does not is not waited for
@@ -82,7 +86,7 @@ class SessionManager:
         self.flush_scheduled = False
         self.sessions: dict[Session[Any], None] = {}
         self.handler_errors = 0
-        self.ended = ConnectionStats()
+        self.ended = Ledger()
         """What the sessions that are gone have counted."""
         self._app = app
         self._channels = channels
@@ -90,6 +94,7 @@ class SessionManager:
         self._loop = asyncio.get_running_loop()
         self.time = clock_of(self._loop)
         """The endpoint's clock, in seconds."""
+        self._check_at = self.time() + LEDGER_CHECK_SECONDS
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._transport: asyncio.DatagramTransport | None = None
@@ -202,6 +207,8 @@ class SessionManager:
         if due <= 0.0:
             self.schedule_flush()
             return
+        if self._loop.get_debug():
+            due = min(due, self._check_at)
         if self._timer is not None:
             if self._timer_at <= due:
                 return  # it fires too early, looks, and is armed again
@@ -211,11 +218,32 @@ class SessionManager:
 
     def _timeout(self) -> None:
         self._timer = None
+        if self._loop.get_debug() and self.time() >= self._check_at:
+            self._check_ledgers()
         try:
             self.endpoint.handle_timeout(self.time())
         except Exception as error:  # of a delivery that the application wrote
             self._application_failed("a delivery", error)
         self._flush()
+
+    def _check_ledgers(self) -> None:
+        self._check_at = self.time() + LEDGER_CHECK_SECONDS
+        for session in self.sessions:
+            for imbalance in session.stats.imbalances:
+                self._logger.error(
+                    "the ledger of the session with %s does not balance: %s",
+                    session.address,
+                    imbalance,
+                )
+
+    @property
+    def totals(self) -> Ledger:
+        """What all sessions have counted, those that are gone included."""
+        totals = Ledger()
+        totals.add(self.ended)
+        for session in self.sessions:
+            totals.add(session.stats)
+        return totals
 
     # -- events
 
@@ -307,7 +335,7 @@ class SessionManager:
     def session_finished(self, session: Session[Any]) -> None:
         """A session has ended and its handlers are done."""
         self.sessions.pop(session, None)
-        self.ended.add(session.connection.stats)
+        self.ended.add(session.stats)
         if self._gone is not None and not self._gone.done() and self._all_gone():
             self._gone.set_result(None)
 

@@ -2,22 +2,27 @@
 
 Rules: a channel is opened by its first message. Its queue is bounded in messages and in bytes
 (`Config.send_queue_messages`, `send_queue_bytes`); whoever finds it full waits until it is half
-empty, so that a fast sender is not woken for every message.
+empty, so that a fast sender is not woken for every message. Where newer messages supersede older
+ones, one that takes the place of another needs no room.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, Final
 
 from aerogram.errors import InvalidMessage, SessionClosed
 from aerogram.receipts import Receipt
 
 if TYPE_CHECKING:
-    from aerogram.app import Channel, Channels
+    from aerogram.channels import Channel, Channels
     from aerogram.core.channel import ChannelSpec, SendChannel
     from aerogram.core.connection import Connection
     from aerogram.shell import Shell
+
+PAYLOAD_ONLY: Final = object()
+"""Stands for the message where there is none: a frame of our own, as that of a request."""
 
 
 class Outbox:
@@ -80,31 +85,61 @@ class Outbox:
 
     def is_full(self, channel: SendChannel, size: int) -> bool:
         """True if a message of this size has to wait."""
-        if not channel.queue:
+        if self._fits(channel, size):
             return False
+        if channel.ended:
+            channel.compact()
+        return not self._fits(channel, size)
+
+    def _fits(self, channel: SendChannel, size: int) -> bool:
+        if not channel.queue:
+            return True
         return (
-            len(channel.queue) >= self._queue_messages
-            or channel.queued_bytes + size > self._queue_bytes
+            len(channel.queue) < self._queue_messages
+            and channel.queued_bytes + size <= self._queue_bytes
         )
 
-    async def room(self, channel: SendChannel, size: int) -> None:
-        """Wait until there is room. Raises `SessionClosed`."""
-        while self._error is None and self.is_full(channel, size):
-            if not self._shell.flush_scheduled:
-                self._shell.schedule_flush()
-            channel.wants_room = True
-            ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._writers.setdefault(channel.identity, []).append(ready)
-            await ready
-        if self._error is not None:
-            raise self._error
+    async def send(
+        self, channel: SendChannel, message: object, payload: bytes, deadline: float | None
+    ) -> Receipt:
+        """Queue a message once there is room. Raises as `put`."""
+        receipt = self.offer(channel, message, payload, deadline)
+        while receipt is None:
+            await self._wait_for_room(channel)
+            receipt = self.offer(channel, message, payload, deadline)
+        return receipt
+
+    def offer(
+        self, channel: SendChannel, message: object, payload: bytes, deadline: float | None
+    ) -> Receipt | None:
+        """Queue a message unless it has to wait; None if so. Raises as `put`."""
+        if channel.newest is None:
+            if self._error is None and self.is_full(channel, len(payload)):
+                return None
+            return self.put(channel, payload, deadline)
+        key = _key_of(channel, message)
+        if (
+            self._error is None
+            and not channel.has_place(key)
+            and self.is_full(channel, len(payload))
+        ):
+            return None
+        return self._put_about(key, channel, payload, deadline)
+
+    async def _wait_for_room(self, channel: SendChannel) -> None:
+        if not self._shell.flush_scheduled:
+            self._shell.schedule_flush()
+        channel.wants_room = True
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writers.setdefault(channel.identity, []).append(ready)
+        await ready
 
     def has_room(self, channel: SendChannel) -> None:
         """A queue that was full is half empty."""
         _wake(self._writers.pop(channel.identity, []))
 
     def put(self, channel: SendChannel, payload: bytes, deadline: float | None) -> Receipt:
-        """Queue a message; `deadline` is in seconds from now.
+        """Queue a message where none supersedes another; `deadline` is in seconds from now.
 
         Raises `MessageTooLarge` or `SessionClosed`.
         """
@@ -118,6 +153,36 @@ class Outbox:
             self._shell.schedule_flush()
         return receipt
 
+    def _put_about(
+        self, key: Hashable, channel: SendChannel, payload: bytes, deadline: float | None
+    ) -> Receipt:
+        if self._error is not None:
+            raise self._error
+        if deadline is None:
+            deadline = channel.delivery.deadline_seconds
+        now = self._shell.time()
+        due = None if deadline is None else now + deadline
+        receipt = Receipt(self._connection.send_about(key, channel, payload, now, due))
+        if not self._shell.flush_scheduled:
+            self._shell.schedule_flush()
+        return receipt
+
+    # -- frames of our own
+
+    async def send_own(self, channel: SendChannel, payload: bytes) -> Receipt:
+        """Queue a frame of our own once there is room."""
+        return await self.send(channel, PAYLOAD_ONLY, payload, None)
+
+    def offer_own(self, name: str, payload: bytes) -> None:
+        """Queue a frame of our own, if the session lives and has room."""
+        if self._error is None:
+            self.offer(self.named(name), PAYLOAD_ONLY, payload, None)
+
+    def put_own(self, name: str, payload: bytes) -> None:
+        """The same even if there is no room, for what its sender bounds by other means."""
+        if self._error is None:
+            self.put(self.named(name), payload, None)
+
     def end(self, error: SessionClosed) -> None:
         """The session has ended: whoever waits for room learns it."""
         self._error = error
@@ -129,3 +194,17 @@ def _wake(waiting: list[asyncio.Future[None]]) -> None:
     for ready in waiting:
         if not ready.done():
             ready.set_result(None)
+
+
+def _key_of(channel: SendChannel, message: Any) -> Hashable:
+    """What a message is about. Raises `InvalidMessage` if the user's function cannot tell."""
+    name, key_of = channel.name, channel.delivery.key
+    if key_of is None or message is PAYLOAD_ONLY:
+        raise InvalidMessage(f"channel {name!r} is for messages that supersede each other")
+    try:
+        key = key_of(message)
+        hash(key)
+    except Exception as error:  # a user's function
+        kind = type(message).__name__
+        raise InvalidMessage(f"the key of {kind} on channel {name!r}: {error}") from error
+    return key

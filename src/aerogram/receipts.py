@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from aerogram.core.channel import Outcome
-from aerogram.errors import RequestFailed
 
 if TYPE_CHECKING:
     from aerogram.core.channel import Outgoing
@@ -53,27 +52,21 @@ class Receipt:
             if not ended.done():
                 ended.set_result(None)
 
-        self._observe(tell)
+        self.observe(tell)
         await ended
 
-    def _observe(self, tell: Callable[[], None]) -> None:
+    def observe(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called when the message ends; at once if it has."""
         outgoing = self._outgoing
+        if outgoing.outcome is not None:
+            tell()
+            return
         others = outgoing.observer
 
         def tell_all() -> None:
+            outgoing.observer = None  # or the two would hold each other
             if others is not None:
                 others()
             tell()
 
-        outgoing.observer = tell if others is None else tell_all
-
-    def fail_unless_delivered(self, future: asyncio.Future[Any]) -> None:
-        """Let a future that waits for more than delivery fail if not even that comes."""
-        outgoing = self._outgoing
-
-        def tell() -> None:
-            outcome = outgoing.outcome
-            if outcome is not None and outcome is not Outcome.DELIVERED and not future.done():
-                future.set_exception(RequestFailed(f"{outcome}: {outgoing.reason}"))
-
-        self._observe(tell)
+        outgoing.observer = tell_all

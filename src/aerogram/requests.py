@@ -1,137 +1,267 @@
-"""Requests and their answers, over messages: an id, the question, and one answer or failure.
+"""The asking side of requests, over messages: a number, the question, and what comes back for it.
 
-Answers travel on a channel of their own and are handed to whoever asked at once: a handler that
-asks back is never stuck behind its own mailbox.
+Rules: answers travel on a channel of their own and are handed to whoever asked at once, so a
+handler that asks back is never stuck behind its own mailbox. Whoever stops waiting says so, and the
+peer's handler is cancelled. A try again has the number of the first, so that whichever answer comes
+first counts.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aerogram import messages as codec
-from aerogram.errors import (
-    DecodeError,
-    InvalidMessage,
-    Rejected,
-    RequestFailed,
-    RequestTimeout,
-    SessionClosed,
-)
+from aerogram.answering import ANSWERS
+from aerogram.core.channel import Outcome
+from aerogram.core.events import RefuseCode
+from aerogram.errors import DecodeError, RequestFailed, RequestTimeout, SessionClosed
+from aerogram.incoming import Incoming, error_of
 
 if TYPE_CHECKING:
-    from aerogram.core.channel import SendChannel
+    from aerogram.core.channel import ReceiveChannel, Run, SendChannel
+    from aerogram.receipts import Receipt
     from aerogram.session import Session
 
-ANSWERS: Final = "answers"
-"""The name of the channel that answers travel on."""
+
+_CONTROLS: Final = (bytes([codec.CANCEL]), bytes([codec.MORE]))
+"""First bytes of what is told about questions."""
+
+
+class NotDelivered(RequestFailed):
+    """The request did not reach the peer, so it may be tried again."""
+
+
+@dataclass(slots=True)
+class Asked:
+    """A request that waits for its answer."""
+
+    kind: type[Any]
+    changed: asyncio.Future[None]
+    """Done once there is a reply; replaced for each try."""
+    reply: codec.Reply | None = None
+    """What came back; kept, because it may come just when a try is given up."""
+
+    def answer(self) -> Any:
+        """What came back. Raises `Rejected` or `RequestFailed` if that is no answer."""
+        reply = self.reply
+        if isinstance(reply, codec.Failure):
+            raise error_of(reply)
+        if not isinstance(reply, bytes):
+            raise RequestFailed("a stream came where one answer was asked for")
+        try:
+            return cast("Any", codec.decode_answer(self.kind, reply))
+        except DecodeError as error:
+            raise RequestFailed(f"the answer cannot be decoded: {error}") from None
 
 
 class Requests:
-    """What a session has asked and not been answered, and how it answers what it is asked."""
+    """What a session has asked and not been answered."""
 
-    __slots__ = ("_next_identity", "_session", "_waiting")
+    __slots__ = ("_next_identity", "_session", "_streams", "_waiting")
 
     def __init__(self, session: Session[Any]) -> None:
         self._session = session
         self._next_identity = 0
-        self._waiting: dict[int, tuple[asyncio.Future[Any], type]] = {}
+        self._waiting: dict[int, Asked] = {}
+        self._streams: dict[int, Incoming] = {}
 
-    async def ask(self, request: Any, channel: SendChannel, timeout: float | None) -> Any:
-        """Send a request and wait for what became of it; see `Session.request`."""
-        session = self._session
-        if len(self._waiting) >= session.config.requests_limit:
-            raise RequestFailed("too many requests are waiting for their answers")
-        identity = self._next_identity
+    def _new_identity(self) -> int:
         self._next_identity += 1
-        payload = codec.encode_request(identity, request)
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting[identity] = (answer, type(request))
+        return self._next_identity - 1
+
+    def _check_limit(self) -> None:
+        if len(self._waiting) + len(self._streams) >= self._session.config.requests_limit:
+            raise RequestFailed("too many requests are waiting for their answers")
+
+    def _cancel(self, identity: int) -> None:
+        """Nobody waits for the answer any more: tell the peer.
+
+        Even if there is no room: there are no more of these than questions that had room.
+        """
+        self._session.outbox.put_own(ANSWERS, codec.encode_cancel(identity))
+
+    # -- one answer
+
+    async def ask(
+        self,
+        request: Any,
+        channel: SendChannel,
+        timeout: float | None,
+        retries: int,
+        idempotency_key: bytes | None,
+    ) -> Any:
+        """Send a request and wait for what became of it; see `Session.request`."""
+        self._check_limit()
+        identity = self._new_identity()
+        repeat_key = b"" if retries and idempotency_key is None else idempotency_key
+        payload = codec.encode_request(identity, request, repeat_key)
+        asked = self._waiting[identity] = Asked(_kind_of(request), _new_future())
+        sent: list[Receipt] = []
         try:
-            async with asyncio.timeout(timeout):
-                receipt = await session.send_payload(channel, payload)
-                receipt.fail_unless_delivered(answer)
-                return await answer
-        except TimeoutError:
-            self._cancel(identity)
-            name = type(request).__name__
-            raise RequestTimeout(f"{name} was not answered within {timeout} s") from None
-        except asyncio.CancelledError:
-            self._cancel(identity)
+            while True:
+                try:
+                    return await self._try(asked, channel, payload, timeout, sent)
+                except (RequestTimeout, NotDelivered):
+                    retries -= 1
+                    if retries < 0:
+                        raise
+        except (RequestTimeout, asyncio.CancelledError):
+            # With a key of its own the answer may be asked for again, on another session.
+            if sent and idempotency_key is None:
+                self._cancel(identity)
             raise
         finally:
             self._waiting.pop(identity, None)
 
-    def _cancel(self, identity: int) -> None:
-        """Nobody waits for the answer any more: tell the peer, if there is room."""
+    async def _try(
+        self,
+        asked: Asked,
+        channel: SendChannel,
+        payload: bytes,
+        timeout: float | None,
+        sent: list[Receipt],
+    ) -> Any:
         session = self._session
-        if not session.closed:
-            session.send_on(ANSWERS, codec.encode_cancel(identity))
+        changed = asked.changed = _new_future()
+        try:
+            async with asyncio.timeout(timeout):
+                if asked.reply is None:
+                    receipt = await session.outbox.send_own(channel, payload)
+                    sent.append(receipt)
+                    receipt.observe(lambda: _fail(changed, _failure(receipt)))
+                    await changed
+        except TimeoutError:
+            if asked.reply is None:
+                name = asked.kind.__name__
+                raise RequestTimeout(f"{name} was not answered within {timeout} s") from None
+        except NotDelivered:
+            session.look()  # if the session has ended just now, say why
+            session.raise_if_closed()
+            raise
+        return asked.answer()
+
+    # -- many answers
+
+    def stream(
+        self, request: Any, channel: SendChannel, timeout: float | None, window: int
+    ) -> AsyncGenerator[Any]:
+        """Iterate over the items of a stream; see `Session.stream`."""
+        identity = self._new_identity()
+        payload = codec.encode_stream(identity, request, window)
+        incoming = Incoming(_kind_of(request), window)
+        return self._items(identity, payload, channel, timeout, incoming)
+
+    async def _items(
+        self,
+        identity: int,
+        payload: bytes,
+        channel: SendChannel,
+        timeout: float | None,
+        incoming: Incoming,
+    ) -> AsyncGenerator[Any]:
+        session = self._session
+        answers = session.outbox.named(ANSWERS)
+        self._check_limit()
+        self._streams[identity] = incoming
+        sent = False
+        try:
+            receipt = await self._begin_stream(channel, payload, timeout)
+            sent = True
+            receipt.observe(lambda: incoming.fail(_failure(receipt)))
+            while await incoming.wait(timeout):
+                yield incoming.take()
+                limit = incoming.consumed()
+                if limit is not None:
+                    await session.outbox.send_own(answers, codec.encode_more(identity, limit))
+        except NotDelivered:
+            session.look()  # if the session has ended just now, say why
+            session.raise_if_closed()
+            raise
+        finally:
+            del self._streams[identity]
+            if sent and not incoming.is_over:
+                self._cancel(identity)
+
+    async def _begin_stream(
+        self, channel: SendChannel, payload: bytes, timeout: float | None
+    ) -> Receipt:
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._session.outbox.send_own(channel, payload)
+        except TimeoutError:
+            raise RequestTimeout(f"there was no room to ask for {timeout} s") from None
+
+    # -- what comes back
 
     def answered(self, payload: bytes) -> None:
-        """An answer, a failure or a cancellation came. Raises `DecodeError`."""
-        if payload[0] == codec.CANCEL:
+        """Something came back for a question. Raises `DecodeError`."""
+        identity, reply = codec.decode_reply(payload)
+        stream = self._streams.get(identity)
+        if stream is not None:
+            stream.arrived(reply)
             return
-        identity, result = codec.decode_reply(payload)
-        waiting = self._waiting.get(identity)
-        if waiting is None or waiting[0].done():
+        asked = self._waiting.get(identity)
+        if asked is None or asked.reply is not None:
             return
-        future, kind = waiting
-        if isinstance(result, codec.Failure):
-            future.set_exception(_failure(result))
-            return
-        try:
-            future.set_result(codec.decode_answer(kind, result))
-        except DecodeError as error:
-            future.set_exception(RequestFailed(f"the answer cannot be decoded: {error}"))
+        asked.reply = reply
+        if not asked.changed.done():
+            asked.changed.set_result(None)
 
     def fail(self, error: SessionClosed) -> None:
         """The session has ended: so have all requests."""
-        for future, _ in self._waiting.values():
-            if not future.done():
-                future.set_exception(error)
-
-    async def answer(self, payload: bytes) -> None:
-        """Call the handler of a request and send what it returns. Raises `DecodeError`."""
-        session = self._session
-        assert session.app is not None
-        identity, inner = codec.decode_request(payload)
-        route = session.app.answer_routes.get(codec.routing_key(inner))
-        if route is None:
-            self.unanswerable(payload)
-            return
-        try:
-            reply = codec.encode_answer(identity, await route.call(session, route.decode(inner)))
-        except Rejected as error:
-            reply = codec.encode_failure(identity, codec.FailureCode.REJECTED, error.reason)
-        except DecodeError as error:
-            reply = codec.encode_failure(identity, codec.FailureCode.FAILED, str(error))
-        except Exception as error:  # a user's handler: the peer learns that, not what
-            session.handler_failed(route.name, error)
-            reason = f"the handler of {route.name} failed"
-            reply = codec.encode_failure(identity, codec.FailureCode.FAILED, reason)
-        try:
-            await session.send_payload(session.open_named(ANSWERS), reply)
-        except (SessionClosed, InvalidMessage):
-            return
-
-    def unanswerable(self, payload: bytes) -> None:
-        """Nobody here answers this request."""
-        try:
-            identity, inner = codec.decode_request(payload)
-        except DecodeError:
-            return
-        reason = f"nobody answers {codec.describe(inner)}"
-        failure = codec.encode_failure(identity, codec.FailureCode.UNKNOWN, reason)
-        self._session.send_on(ANSWERS, failure)
+        for asked in self._waiting.values():
+            _fail(asked.changed, error)
+        for stream in self._streams.values():
+            stream.fail(error)
 
 
-async def answer_request(session: Session[Any], payload: bytes) -> None:
-    """The route that all requests take."""
-    await session.requests.answer(payload)
+def _failure(receipt: Receipt) -> RequestFailed | None:
+    """Why there can be no answer any more, if that is so: the question did not arrive."""
+    outcome = receipt.outcome
+    if outcome is None or outcome is Outcome.DELIVERED:
+        return None
+    may_try_again = outcome in (Outcome.LOST, Outcome.EXPIRED)
+    kind = NotDelivered if may_try_again else RequestFailed
+    return kind(f"{outcome}: {receipt.reason}" if receipt.reason else str(outcome))
 
 
-def _failure(failure: codec.Failure) -> Exception:
-    if failure.code == codec.FailureCode.REJECTED:
-        return Rejected(failure.reason)
-    return RequestFailed(failure.reason)
+def _kind_of(request: object) -> type[Any]:
+    return type(request)
+
+
+def _new_future() -> asyncio.Future[None]:
+    return asyncio.get_running_loop().create_future()
+
+
+def _fail(waiting: asyncio.Future[None], error: Exception | None) -> None:
+    if error is not None and not waiting.done():
+        waiting.set_exception(error)
+
+
+def checked_key(key: bytes | None) -> bytes | None:
+    """An idempotency key as the user gave it. Raises `TypeError` or `ValueError`."""
+    if key is not None:
+        if not isinstance(cast("object", key), bytes):
+            raise TypeError(f"idempotency_key= takes bytes, not {type(key).__name__}")
+        if not 0 < len(key) <= codec.REPEAT_KEY_BYTES_MAX:
+            most = codec.REPEAT_KEY_BYTES_MAX
+            raise ValueError(f"an idempotency key has 1 to {most} bytes, not {len(key)}")
+    return key
+
+
+def take_answers(session: Session[Any], channel: ReceiveChannel, runs: list[Run]) -> None:
+    """What came back for questions, and what the peer says about questions of its own."""
+    for first, run, cost in runs:
+        for number, payload in enumerate(run, first):
+            try:
+                if payload[:1] in _CONTROLS:
+                    session.answering.control(payload)
+                else:
+                    session.requests.answered(payload)
+                session.counts.messages_handled += 1
+            except DecodeError as error:
+                session.refuse(channel, number, RefuseCode.UNDECODABLE, str(error))
+        session.consumed(channel, cost)

@@ -14,7 +14,7 @@ import logging
 import signal
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic
 
 from aerogram.address import ServerAddress
@@ -23,7 +23,8 @@ from aerogram.config import Config
 from aerogram.core.endpoint import Endpoint
 from aerogram.core.handshake import ServerSecurity
 from aerogram.core.keys import Identity
-from aerogram.core.stats import ConnectionStats, EndpointStats
+from aerogram.core.ledger import Ledger
+from aerogram.core.stats import EndpointStats
 from aerogram.datagrams import DatagramWorker, handling_datagrams
 from aerogram.errors import (
     InsecureRefused,
@@ -48,10 +49,17 @@ class ServerStats:
 
     sessions: int
     handler_errors: int
-    ended: ConnectionStats
+    totals: Ledger
+    """What all sessions have counted, those that are gone included."""
+    ended: Ledger
     """What the sessions that are gone have counted."""
     endpoint: EndpointStats
     transport: TransportStats
+
+    @property
+    def balanced(self) -> bool:
+        """True if every message that any session sent or received is accounted for once."""
+        return self.totals.balanced
 
 
 class Server:
@@ -106,7 +114,8 @@ class Server:
             sessions=len(self.sessions),
             handler_errors=manager.handler_errors
             + sum(worker.handler_errors for worker in self._workers),
-            ended=manager.ended,
+            totals=manager.totals,
+            ended=replace(manager.ended),
             endpoint=manager.endpoint.stats,
             transport=manager.protocol.stats,
         )

@@ -9,36 +9,37 @@ the manager flushes at the end of the loop's turn.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from aerogram import messages as codec
-from aerogram.config import MESSAGE_OVERHEAD_BYTES
+from aerogram.answering import ANSWERS, Answering
 from aerogram.core.channel import Outcome
-from aerogram.core.events import CloseCode, RefuseCode
-from aerogram.core.stats import SessionStats
-from aerogram.dispatch import Mailbox, Route
+from aerogram.core.events import RefuseCode
+from aerogram.core.ledger import Ledger, SessionStats
+from aerogram.dispatch import Mailboxes
 from aerogram.errors import (
     ClosedByPeer,
     ClosedLocally,
-    DecodeError,
     DeliveryFailed,
     DeliveryTimeout,
-    Rejected,
+    QueueFull,
     SessionClosed,
 )
 from aerogram.inbox import Inbox
-from aerogram.messages import Request
-from aerogram.outbox import Outbox
+from aerogram.lifecycle import Lifecycle
+from aerogram.messages import Request, Stream
+from aerogram.outbox import PAYLOAD_ONLY, Outbox
 from aerogram.pings import Pings
 from aerogram.receipts import Receipt
-from aerogram.requests import Requests
+from aerogram.requests import Requests, checked_key, take_answers
 from aerogram.session_clock import SessionClock
 from aerogram.shell import Shell
 from aerogram.typevars import StateT
 
 if TYPE_CHECKING:
-    from aerogram.app import App, Channel, Channels
+    from aerogram.app import App
+    from aerogram.channels import Channel, Channels
     from aerogram.core.channel import ReceiveChannel, Run, SendChannel
     from aerogram.core.connection import Connection
     from aerogram.groups import Group
@@ -48,6 +49,8 @@ AnswerT = TypeVar("AnswerT")
 
 DEFAULT_REQUEST_TIMEOUT = 10.0
 """Seconds; pass `timeout=None` to wait as long as the session lives."""
+DEFAULT_STREAM_WINDOW = 16
+"""Items of a stream that may be ahead of who iterates."""
 
 
 class Session(Generic[StateT]):
@@ -65,22 +68,22 @@ class Session(Generic[StateT]):
         self.connection = connection
         self.config = shell.config
         self.app = app
-        self.ready = False
-        """True once `on_open` has run: handlers may."""
+        self.time = shell.time
+        """The endpoint's clock, in seconds."""
+        self.counts = Ledger()
+        """What is counted above the protocol core."""
         self._shell = shell
         self._is_client = is_client
         self._clock: SessionClock | None = None
-        self._outbox = Outbox(shell, connection, channels)
-        self._mailboxes: dict[int, Mailbox] = {}
-        self._inbox = Inbox(self.config.mailbox_bytes)
+        self.outbox = Outbox(shell, connection, channels)
+        self._mailboxes = Mailboxes(self)
+        self._life = Lifecycle(self, shell, self._mailboxes)
+        self._inbox = Inbox(self)
         self._groups: dict[Group[Any], None] = {}
         self.requests = Requests(self)
+        self.answering = Answering(self)
         self._error: SessionClosed | None = None
-        self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pings = Pings(connection, shell)
-        self._opener: asyncio.Task[None] | None = None
-        self._finisher: asyncio.Task[None] | None = None
-        self._runs_closers = False
         self._drained: asyncio.Future[None] | None = None
         self._queue_messages = self.config.send_queue_messages
         self._queue_bytes = self.config.send_queue_bytes
@@ -123,6 +126,11 @@ class Session(Generic[StateT]):
         return self._clock
 
     @property
+    def ready(self) -> bool:
+        """True once `on_open` has run: handlers may."""
+        return self._life.ready
+
+    @property
     def closed(self) -> bool:
         """True once the session has ended."""
         return self._error is not None
@@ -136,12 +144,15 @@ class Session(Generic[StateT]):
     def stats(self) -> SessionStats:
         """A snapshot of all counters."""
         rtt = self.connection.rtt
-        return SessionStats(
-            **asdict(self.connection.stats),
-            rtt=rtt.smoothed,
-            rtt_variation=rtt.variation,
-            messages_in_flight=self.connection.messages_in_flight,
-        )
+        stats = SessionStats(rtt=rtt.smoothed, rtt_variation=rtt.variation)
+        stats.add(self.connection.stats)
+        stats.add(self.counts)
+        # The core is ahead by what it has not handed over in this turn of the loop.
+        stats.messages_received = self.counts.messages_received
+        stats.messages_handled += self._mailboxes.handled_uncounted
+        stats.messages_waiting = self._mailboxes.waiting + self._inbox.waiting
+        stats.messages_in_flight = self.connection.messages_in_flight
+        return stats
 
     # -- sending
 
@@ -154,16 +165,34 @@ class Session(Generic[StateT]):
         `InvalidMessage`, `MessageTooLarge`, or `SessionClosed`.
         """
         payload = codec.encode(message)
-        outbox = self._outbox
+        outbox = self.outbox
         channel = outbox.channels.get(type(message)) if via is None else outbox.via(via)
         if channel is None:
             channel = outbox.channel_of(type(message))
         if (
-            len(channel.queue) >= self._queue_messages
+            channel.newest is not None
+            or len(channel.queue) >= self._queue_messages
             or channel.queued_bytes + len(payload) > self._queue_bytes
         ):
-            await outbox.room(channel, len(payload))
+            return await outbox.send(channel, message, payload, deadline)
         return outbox.put(channel, payload, deadline)
+
+    def send_nowait(
+        self, message: object, *, via: Channel | None = None, deadline: float | None = None
+    ) -> Receipt:
+        """Queue a message if there is room on its channel; like `send` in all else.
+
+        Raises `QueueFull` if there is not, and what `send` raises.
+        """
+        payload = codec.encode(message)
+        channel = self.outbox.channel_for(type(message), via)
+        receipt = self.outbox.offer(channel, message, payload, deadline)
+        if receipt is None:
+            raise QueueFull(
+                f"channel {channel.name!r} has {len(channel.queue)} messages with "
+                f"{channel.queued_bytes} bytes waiting"
+            )
+        return receipt
 
     async def emit(
         self,
@@ -175,9 +204,8 @@ class Session(Generic[StateT]):
     ) -> Receipt:
         """Queue a plain value under a topic; like `send` in all else."""
         payload = codec.encode_topic(topic, value)
-        channel = self._outbox.channel_for(object, via)
-        await self._outbox.room(channel, len(payload))
-        return self._outbox.put(channel, payload, deadline)
+        channel = self.outbox.channel_for(object, via)
+        return await self.outbox.send(channel, value, payload, deadline)
 
     async def deliver(
         self,
@@ -211,55 +239,78 @@ class Session(Generic[StateT]):
         *,
         timeout: float | None = DEFAULT_REQUEST_TIMEOUT,
         via: Channel | None = None,
+        retries: int = 0,
+        idempotency_key: bytes | None = None,
     ) -> AnswerT:
         """Ask and wait for the answer of the peer's handler.
+
+        The request is asked again up to `retries` times if it was lost, or not answered within
+        `timeout` seconds; the peer's handler runs once all the same. With an `idempotency_key`, 1
+        to 255 bytes that stand for this one request, it does so even if the request is asked anew
+        on another session, within two minutes after it was answered. For that the peer has to
+        recognise this side by its key: give `connect` an `identity`. Without one, and with a `psk`
+        or `insecure`, a key counts for its session only.
+
+        Whoever stops waiting, by a timeout or by being cancelled, cancels the peer's handler; not
+        so with an `idempotency_key`, whose answer may yet be asked for.
 
         Raises `Rejected` if the peer's handler refused, `RequestFailed` if it raised or there is
         none, `RequestTimeout` after `timeout` seconds, and what `send` raises.
         """
-        channel = self._outbox.channel_for(type(request), via)
-        answer: AnswerT = await self.requests.ask(request, channel, timeout)
+        if retries < 0:
+            raise ValueError(f"retries is at least 0, not {retries}")
+        channel = self.outbox.channel_for(type(request), via)
+        answer: AnswerT = await self.requests.ask(
+            request, channel, timeout, retries, checked_key(idempotency_key)
+        )
         return answer
+
+    def stream(
+        self,
+        request: Stream[AnswerT],
+        *,
+        timeout: float | None = None,
+        window: int = DEFAULT_STREAM_WINDOW,
+        via: Channel | None = None,
+    ) -> AsyncGenerator[AnswerT]:
+        """Ask and iterate over what the peer's handler yields, in that order.
+
+        The peer is asked when the iteration begins. Its handler is at most `window` items ahead
+        and rests until more are taken. Leaving the loop closes the handler, as soon as the
+        iterator is collected or its `aclose` is awaited; `contextlib.aclosing` does that at once.
+
+        The iteration raises, after the items that came before, `Rejected` if the handler refused,
+        `RequestFailed` if it raised or there is none, `RequestTimeout` if the next item takes
+        longer than `timeout` seconds, and what `send` raises, such as `SessionClosed`.
+        Raises `ValueError` for a `window` below 1, and `InvalidMessage`.
+        """
+        if window < 1:
+            raise ValueError(f"window is at least 1, not {window}")
+        channel = self.outbox.channel_for(type(request), via)
+        return self.requests.stream(request, channel, timeout, window)
 
     async def ping(self, *, timeout: float | None = None) -> float:
         """Measure a round trip to the peer's protocol, in seconds; no handler is involved.
 
         Raises `TimeoutError` after `timeout` seconds, or `SessionClosed`.
         """
-        if self._error is not None:
-            raise self._error
+        self.raise_if_closed()
         return await self._pings.ping(timeout)
 
-    def send_encoded(self, kind: type, payload: bytes) -> bool:
+    def send_encoded(self, kind: type, payload: bytes, message: object = PAYLOAD_ONLY) -> bool:
         """Queue a message that is encoded already; False if there is no room now."""
-        channel = self._outbox.channel_of(kind)
-        if self._outbox.is_full(channel, len(payload)):
-            return False
-        self._outbox.put(channel, payload, None)
-        return True
+        channel = self.outbox.channel_of(kind)
+        return self.outbox.offer(channel, message, payload, None) is not None
 
-    async def send_when_room(self, kind: type, payload: bytes) -> None:
+    async def send_when_room(
+        self, kind: type, payload: bytes, message: object = PAYLOAD_ONLY
+    ) -> None:
         """Queue a message that is encoded already, once there is room."""
-        await self.send_payload(self._outbox.channel_of(kind), payload)
-
-    async def send_payload(self, channel: SendChannel, payload: bytes) -> Receipt:
-        """Queue bytes on a channel once there is room."""
-        await self._outbox.room(channel, len(payload))
-        return self._outbox.put(channel, payload, None)
-
-    def send_on(self, name: str, payload: bytes) -> None:
-        """Queue bytes of our own on a channel of our own, if the session lives and has room."""
-        channel = self.open_named(name)
-        if self._error is None and not self._outbox.is_full(channel, len(payload)):
-            self._outbox.put(channel, payload, None)
-
-    def open_named(self, name: str) -> SendChannel:
-        """The channel with this name, which the app or the library has declared."""
-        return self._outbox.named(name)
+        await self.outbox.send(self.outbox.channel_of(kind), message, payload, None)
 
     def has_room(self, channel: SendChannel) -> None:
         """The manager says that a queue which was full is half empty."""
-        self._outbox.has_room(channel)
+        self.outbox.has_room(channel)
 
     # -- receiving
 
@@ -273,16 +324,7 @@ class Session(Generic[StateT]):
         Others stay for later. Raises `SessionClosed` once the session has ended and nothing is
         left, `TimeoutError` after `timeout` seconds, `DecodeError` for one that does not decode.
         """
-        key = None if kind is None else codec.type_key(kind)
-        decode = codec.decode_any if kind is None else codec.decoder_for(kind)
-        async with asyncio.timeout(timeout):
-            while (taken := self._inbox.take(key)) is None:
-                if self._error is not None:
-                    raise self._error
-                await self._inbox.changed()
-        channel, payload = taken
-        self.consumed(channel, len(payload) + MESSAGE_OVERHEAD_BYTES)
-        return decode(payload)
+        return await self._inbox.receive(kind, timeout)
 
     def __aiter__(self) -> Session[StateT]:
         return self
@@ -299,49 +341,16 @@ class Session(Generic[StateT]):
 
     def arrived(self, channel: ReceiveChannel, runs: list[Run]) -> None:
         """The manager hands over what a channel released."""
-        if channel.name == "answers":
-            self._answers_arrived(channel, runs)
-        elif self.app is None:
-            self._keep(channel, runs)
-        else:
-            mailbox = self._mailboxes.get(channel.identity)
-            if mailbox is None:
-                mailbox = self._mailboxes[channel.identity] = Mailbox(self, channel)
-            mailbox.put(runs)
-
-    def _answers_arrived(self, channel: ReceiveChannel, runs: list[Run]) -> None:
-        for number, run, cost in runs:
-            for payload in run:
-                try:
-                    self.requests.answered(payload)
-                except DecodeError as error:
-                    self.refuse(channel, number, RefuseCode.UNDECODABLE, str(error))
-            self.consumed(channel, cost)
-
-    def _keep(self, channel: ReceiveChannel, runs: list[Run]) -> None:
-        """Without an app, messages wait for `receive`."""
         for _, run, _ in runs:
-            for payload in run:
-                if payload[0] == codec.REQUEST:
-                    self.requests.unanswerable(payload)
-                    self.consumed(channel, len(payload) + MESSAGE_OVERHEAD_BYTES)
-                else:
-                    self._inbox.put(channel, payload)
-        self.connection.stats.messages_dropped_mailbox += self._inbox.make_room()
-        self._inbox.wake()
+            self.counts.messages_received += len(run)
+        if channel.name == ANSWERS:
+            take_answers(self, channel, runs)
+        elif self.app is None:
+            self._inbox.put(channel, runs)
+        else:
+            self._mailboxes.put(channel, runs)
 
     # -- what dispatch needs
-
-    @property
-    def routes(self) -> dict[codec.RoutingKey, Route]:
-        """Routes of one-way messages, and of requests."""
-        assert self.app is not None
-        return self.app.routes
-
-    def app_route(self, message: object) -> Route | None:
-        """The route of a message that is decoded already."""
-        assert self.app is not None
-        return self.app.routes_by_type.get(type(message))
 
     def consumed(self, channel: ReceiveChannel, cost: int) -> None:
         """Handlers are done with messages of this cost."""
@@ -369,21 +378,16 @@ class Session(Generic[StateT]):
         """A handler raised: log it; the session lives."""
         self._shell.log_handler_error(self, name, error)
 
-    # -- opening and closing
+    def raise_if_closed(self) -> None:
+        """Raise why the session has ended, if it has."""
+        if self._error is not None:
+            raise self._error
 
-    async def run_open(self) -> None:
-        """Run `on_open`, then let the handlers begin."""
-        if self.app is not None:
-            try:
-                await self.app.opened(self)
-            except Rejected as error:
-                self.connection.close(CloseCode.NO_ERROR, error.reason, self._shell.time())
-                self._shell.schedule_flush()
-            except Exception as error:  # a user's handler; the session lives without it
-                self.handler_failed("on_open", error)
-        self.ready = True
-        for mailbox in self._mailboxes.values():
-            mailbox.start()
+    def look(self) -> None:
+        """Deal with what has happened in this turn of the loop."""
+        self._shell.poll()
+
+    # -- opening and closing
 
     async def close(self, reason: str = "", *, code: int = 0, grace: float | None = None) -> None:
         """Close the session: let queued messages arrive first, at most `grace` seconds.
@@ -394,17 +398,15 @@ class Session(Generic[StateT]):
         if code != 0 and not 256 <= code < 1 << 62:
             raise ValueError(f"code is 0, or 256 and up, not {code}")
         await self._drain(self.config.grace_seconds if grace is None else grace)
+        self.cut(reason, code=code)
+        if not self._life.is_handling:
+            await self._life.wait_finished()
+
+    def cut(self, reason: str, *, code: int) -> None:
+        """Close the session at once; what is queued or on its way is lost."""
         self.connection.close(code, reason, self._shell.time())
         self._shell.schedule_flush()
         self._shell.poll()
-        if not self._is_handling():
-            await asyncio.shield(self._finished)
-
-    def _is_handling(self) -> bool:
-        current = asyncio.current_task()
-        if current is self._opener or current is self._finisher:
-            return True
-        return any(mailbox.worker is current for mailbox in self._mailboxes.values())
 
     async def _drain(self, grace: float) -> None:
         if self._error is not None or grace <= 0:
@@ -426,57 +428,25 @@ class Session(Generic[StateT]):
         self._error = error
         self.has_drained()
         self.requests.fail(error)
-        self._outbox.end(error)
+        self.answering.end()
+        self.outbox.end(error)
         self._pings.fail(error)
         self._inbox.wake()
         for group in [*self._groups]:
             group.discard(self)
-        self._finisher = asyncio.get_running_loop().create_task(self._finish())
-
-    async def _finish(self) -> None:
-        """What arrived is still handled; then `on_close` runs, whatever happened."""
-        error = self._error
-        try:
-            if self._opener is not None:
-                await asyncio.wait([self._opener])
-            while workers := [m.worker for m in self._mailboxes.values() if m.worker is not None]:
-                await asyncio.wait(workers)
-        finally:
-            try:
-                await self._run_closers(error)
-            finally:
-                if not self._finished.done():
-                    self._finished.set_result(None)
-                self._shell.session_finished(self)
-
-    async def _run_closers(self, error: SessionClosed | None) -> None:
-        if self.app is None:
-            return
-        self._runs_closers = True
-        shown = None if isinstance(error, ClosedByPeer | ClosedLocally) else error
-        for handler in self.app.closers:
-            try:
-                await handler(self, shown)
-            except Exception as raised:  # a user's handler
-                self.handler_failed("on_close", raised)
+        self._life.end(error)
 
     async def wait_closed(self) -> None:
         """Wait until the session has ended and its handlers are done."""
-        await asyncio.shield(self._finished)
+        await self._life.wait_finished()
 
     def start(self) -> None:
         """The manager has opened this session: run `on_open`."""
-        self._opener = asyncio.get_running_loop().create_task(self.run_open())
+        self._life.start()
 
     def cancel(self) -> None:
         """Grace is over: cancel the handlers that run now; that may be those of `on_close`."""
-        for mailbox in self._mailboxes.values():
-            if mailbox.worker is not None:
-                mailbox.worker.cancel()
-        if self._opener is not None:
-            self._opener.cancel()
-        if self._runs_closers and self._finisher is not None:
-            self._finisher.cancel()
+        self._life.cancel()
 
     def joined(self, group: Group[Any]) -> None:
         """A group has taken this session in."""

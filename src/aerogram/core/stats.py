@@ -67,20 +67,6 @@ class ConnectionStats:
 
 
 @dataclass(slots=True)
-class SessionStats(ConnectionStats):
-    """A snapshot of what a session has counted, with its round-trip time in seconds."""
-
-    rtt: float = 0.0
-    rtt_variation: float = 0.0
-    messages_in_flight: int = 0
-
-    @property
-    def balanced(self) -> bool:
-        """True if every message that was sent has one outcome or is in flight."""
-        return self.messages_sent == self.messages_ended + self.messages_in_flight
-
-
-@dataclass(slots=True)
 class EndpointStats:
     """What an endpoint has counted, sessions' own counters aside."""
 

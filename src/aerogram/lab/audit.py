@@ -12,7 +12,6 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
-from aerogram.core.stats import ConnectionStats
 from aerogram.io.links import TransportLink
 from aerogram.io.protocol import PacketProtocol
 from aerogram.lab.faults import CORRUPTION, COUNTERS, DROPS, checked_faults
@@ -144,18 +143,8 @@ def _is_left_open(transport: SimulatedTransport) -> bool:
 
 
 def _unbalanced(manager: SessionManager) -> Iterator[str]:
-    if manager.ended.messages_sent != manager.ended.messages_ended:
-        yield f"{_ledger(manager.ended, 0)} of the sessions that are gone"
+    for imbalance in manager.ended.imbalances:
+        yield f"{imbalance} of the sessions that are gone"
     for session in manager.sessions:
-        if not session.stats.balanced:
-            stats = session.stats
-            yield f"{_ledger(stats, stats.messages_in_flight)} with {session.address}"
-
-
-def _ledger(stats: ConnectionStats, in_flight: int) -> str:
-    return (
-        f"{stats.messages_sent} messages sent, but {stats.messages_delivered} delivered,"
-        f" {stats.messages_lost} lost, {stats.messages_expired} expired,"
-        f" {stats.messages_superseded} superseded, {stats.messages_refused} refused,"
-        f" {in_flight} in flight"
-    )
+        for imbalance in session.stats.imbalances:
+            yield f"{imbalance} with {session.address}"

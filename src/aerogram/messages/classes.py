@@ -115,6 +115,22 @@ class Request(Message, Generic[AnswerT]):
                 _check_answer(cls.__name__, answer)
 
 
+class Stream(Message, Generic[AnswerT]):
+    """The base of questions with many answers: `class Watch(Stream[Price], tag=3): symbol: str`.
+
+    Its handler is an async generator, and who asks iterates: see `Session.stream`. What may be an
+    item is what may be the answer to a `Request`; both share their tags. Raises `TypeError` at the
+    class statement for another item.
+    """
+
+    if not TYPE_CHECKING:
+
+        def __init_subclass__(cls) -> None:
+            super().__init_subclass__()
+            for item in answer_types(cls):
+                _check_answer(cls.__name__, item)
+
+
 class Untyped(NamedTuple):
     """A typed message that was taken without naming its class, as by `session.receive()`."""
 
@@ -129,8 +145,12 @@ class Topic(NamedTuple):
     value: Any
 
 
+ASKING: Final = (Request, Stream)
+"""The bases of what is asked and not sent."""
+
+
 def answer_types(kind: type[Any]) -> tuple[Any, ...]:
-    """What may answer a request: one type, or the members of a union."""
+    """What may answer a request, or be an item of a stream: one type, or those of a union."""
     answer = _answer_of(kind)
     return get_args(answer) if get_origin(answer) in (Union, types.UnionType) else (answer,)
 
@@ -139,9 +159,9 @@ def _answer_of(kind: type[Any]) -> Any:
     """What `AnswerT` is in a class, or in a base of it that is generic too."""
     for base in kind.__dict__.get("__orig_bases__", kind.__bases__):
         origin: Any = get_origin(base) or base
-        if origin is Request:
+        if origin in ASKING:
             return get_args(base)[0] if get_args(base) else None
-        if issubclass(origin, Request):
+        if issubclass(origin, ASKING):
             parameters: tuple[Any, ...] = getattr(cast("Any", origin), "__parameters__", ())
             answer = _answer_of(cast("type[Any]", origin))
             return get_args(base)[parameters.index(answer)] if answer in parameters else answer
@@ -156,7 +176,7 @@ def _check_answer(name: str, answer: Any) -> None:
     if kind not in PLAIN_KINDS and not (isinstance(kind, type) and issubclass(kind, Message)):
         shown = "nothing" if answer is None else repr(answer)
         raise TypeError(
-            f"{name}: write Request[Answer], where Answer is a Message class or a plain type, "
+            f"{name}: write Request[Answer] or Stream[Item] with a Message class or a plain type, "
             f"not {shown}"
         )
 
@@ -188,12 +208,23 @@ def not_a_message(kind: type[Any]) -> InvalidMessage:
     if bases:
         advice = f"convert it with {bases[0].__name__}()"
     if isinstance(kind, _MessageMeta):
-        advice = "send it with session.request()"
+        asked_with = "stream" if issubclass(kind, Stream) else "request"
+        advice = f"send it with session.{asked_with}()"
     return InvalidMessage(f"{kind.__name__} cannot be sent as a message: {advice}")
+
+
+_keys: Final[dict[type, RoutingKey]] = {}
 
 
 def type_key(kind: type[Any]) -> RoutingKey:
     """The routing key of a message class or plain type. Raises `InvalidMessage` for others."""
+    key = _keys.get(kind)
+    if key is None:
+        key = _keys[kind] = _make_key(kind)
+    return key
+
+
+def _make_key(kind: type[Any]) -> RoutingKey:
     plain_kind = PLAIN_KINDS.get(kind)
     if plain_kind is not None:
         return plain_kind

@@ -14,7 +14,7 @@ import msgspec.inspect
 
 from aerogram.errors import DecodeError, InvalidMessage
 from aerogram.messages import plain
-from aerogram.messages.classes import Message, Request, Topic, Untyped, not_a_message, type_key
+from aerogram.messages.classes import ASKING, Message, Topic, Untyped, not_a_message, type_key
 from aerogram.messages.routing import (
     BYTES_HEAD,
     PLAIN_BY_KIND,
@@ -52,7 +52,7 @@ def _encode_rarer(message: object) -> bytes:
     plain_kind = PLAIN_KINDS.get(kind)
     if plain_kind is not None:
         return bytes([plain_kind]) + plain.encode(message)
-    if isinstance(message, Message) and not isinstance(message, Request):
+    if isinstance(message, Message) and not isinstance(message, ASKING):
         return encode_typed(message)
     raise not_a_message(kind)
 
@@ -65,7 +65,7 @@ def encode_typed(message: Message) -> bytes:
         payload = head + _encode_fields(message)
         if _is_open(kind):
             plain.check(payload, len(head))
-        elif not isinstance(message, Request):
+        elif not isinstance(message, ASKING):
             _heads[kind] = head
     except Exception as error:  # whatever a field's own code raises
         raise _unencodable(kind.__name__, error) from error

@@ -13,11 +13,12 @@ from typing import Any, Final, cast
 import msgpack  # type: ignore[import-untyped]
 import msgspec
 
-from aerogram.config import Config
 from aerogram.errors import DecodeError, InvalidMessage
 
-DEPTH_MAX: Final = Config().decode_depth
-ITEMS_MAX: Final = Config().decode_items
+DEPTH_MAX: Final = 32
+"""Nesting of a value. Like `ITEMS_MAX` it is fixed and not configured: both sides must agree."""
+ITEMS_MAX: Final = 65536
+"""Items in all lists and maps of a value; the keys of a map count too."""
 
 _SCALARS: Final = frozenset({bytes, str, int, float, bool, type(None)})
 _SCALAR_BASES: Final = (bytes, bytearray, memoryview, str, int, float)

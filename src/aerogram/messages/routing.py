@@ -23,6 +23,11 @@ REQUEST: Final = 0xE0
 ANSWER: Final = 0xE1
 FAILURE: Final = 0xE2
 CANCEL: Final = 0xE3
+STREAM: Final = 0xE4
+ITEM: Final = 0xE5
+END: Final = 0xE6
+MORE: Final = 0xE7
+REPEATABLE: Final = 0xE8
 NAMED: Final = 0xFE
 TOPIC: Final = 0xFF
 UNROUTABLE: Final = -1
@@ -43,7 +48,14 @@ FRAME_NAMES: Final = {
     ANSWER: "an answer",
     FAILURE: "a failure",
     CANCEL: "a cancellation",
+    STREAM: "a request for a stream",
+    ITEM: "an item of a stream",
+    END: "the end of a stream",
+    MORE: "credit for a stream",
+    REPEATABLE: "a request",
 }
+EMPTY: Final = "a message without a byte"
+"""What is wrong with an empty payload."""
 BYTES_HEAD: Final = bytes([PLAIN_KINDS[bytes]])
 
 

@@ -1,0 +1,94 @@
+"""Named channels, and which of them a type travels on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aerogram import delivery as presets
+from aerogram import messages as codec
+from aerogram.core.channel import ChannelSpec
+from aerogram.core.delivery import AsItArrives, Delivery, InOrder, NewestWins
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A named channel: its delivery, and the types that travel on it in one order."""
+
+    name: str
+    delivery: Delivery
+    carries: Sequence[type] = ()
+    priority: int = 0
+    """Channels of a higher priority are sent first."""
+
+    @property
+    def spec(self) -> ChannelSpec:
+        """What the protocol core knows of it."""
+        return ChannelSpec(self.name, self.delivery, self.priority)
+
+
+DEFAULT_CHANNEL: Final = Channel("default", presets.ordered())
+ANSWERS_CHANNEL: Final = Channel("answers", presets.reliable())
+"""Carries what comes back for questions, and what is told about questions that are asked."""
+
+
+class Channels:
+    """Which channel a type travels on.
+
+    `decode` shows messages to orderings of the user's own, which look into them.
+    """
+
+    def __init__(
+        self, channels: Iterable[Channel], decode: Callable[[bytes], Any] | None = None
+    ) -> None:
+        self._decode = decode
+        self.specs: dict[str, ChannelSpec] = {}
+        self._by_type: dict[type, ChannelSpec] = {}
+        self._owners: dict[str, str] = {}
+        self._default = DEFAULT_CHANNEL.spec
+        for channel in (DEFAULT_CHANNEL, ANSWERS_CHANNEL, *channels):
+            self._add(channel)
+
+    def _add(self, channel: Channel) -> None:
+        if channel.name in self.specs:
+            raise ValueError(f"two channels are named {channel.name!r}")
+        self.specs[channel.name] = self._viewed(channel.spec)
+        self._owners[channel.name] = f"the channel {channel.name!r}"
+        for kind in channel.carries:
+            if kind in self._by_type:
+                raise ValueError(f"two channels carry {kind.__name__}")
+            self._by_type[kind] = self.specs[channel.name]
+
+    def _viewed(self, spec: ChannelSpec) -> ChannelSpec:
+        """The same with a view of messages, if its ordering is one that looks into them."""
+        if isinstance(spec.delivery.ordering(), AsItArrives | InOrder | NewestWins):
+            return spec
+        return ChannelSpec(spec.name, spec.delivery, spec.priority, self._decode)
+
+    def of(self, kind: type) -> ChannelSpec:
+        """The channel of a type: the one that carries it, its own, or the default one.
+
+        Raises `ValueError` if its own would be that of a type with the same tag and another
+        delivery.
+        """
+        spec = self._by_type.get(kind)
+        if spec is None:
+            delivery = codec.delivery_of(kind)
+            spec = self._default if delivery is None else self._own(kind, delivery)
+            self._by_type[kind] = spec
+        return spec
+
+    def _own(self, kind: type, delivery: Delivery) -> ChannelSpec:
+        name = f"tag:{codec.tag_of(kind)}"
+        spec = self.specs.get(name)
+        if spec is None:
+            spec = self.specs[name] = self._viewed(ChannelSpec(name, delivery))
+            self._owners[name] = kind.__name__
+        elif spec.delivery != delivery:
+            raise ValueError(
+                f"{self._owners[name]} and {kind.__name__} have the same tag, and with it one "
+                f"channel, but different deliveries: give one of them another tag, or let a "
+                f"Channel carry it"
+            )
+        return spec
