@@ -39,7 +39,10 @@ class Config:
     """Receive window of a channel: what a peer may have sent that no handler has consumed."""
 
     reassembly_bytes_per_session: int = 64 * 1024 * 1024
-    """Pieces of unfinished records held for one session. At least `max_record_bytes`."""
+    """Pieces of unfinished records held for one session, beside what its windows hold.
+
+    At least `max_record_bytes`.
+    """
 
     reassembly_bytes_per_endpoint: int = 256 * 1024 * 1024
     """The same over all sessions of an endpoint."""
@@ -53,8 +56,8 @@ class Config:
     send_queue_bytes: int = 1024 * 1024
     """The same in bytes; one larger record is let in when the queue is empty."""
 
-    channels_per_session: int = 4096
-    """Channels that a peer may announce."""
+    channels_per_session: int = 256
+    """Channels that a peer may announce; each may hold a window of what waits."""
 
     congestion_window_bytes: int = 256 * 1024
     """Bytes in flight of the fixed-window congestion controller."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from aerogram.config import MESSAGE_OVERHEAD_BYTES
 from aerogram.core import wire
 from aerogram.core.events import (
     Event,
@@ -58,10 +57,7 @@ class Arrivals:
             if isinstance(frame, wire.Messages):
                 channel, messages = self._receiver.messages(frame, now)
                 eliciting = True
-                if channel.known:
-                    self._hand_over(channel, messages)
-                else:
-                    self._refuse_unknown(channel, frame)
+                self._hand_over(channel, messages)
             elif isinstance(frame, wire.Ack):
                 self._sender.acknowledged(frame, self._receiver, now)
             elif isinstance(frame, wire.Fragment):
@@ -102,6 +98,9 @@ class Arrivals:
             self._sender.path_changed(now)
 
     def _hand_over(self, channel: ReceiveChannel, runs: list[Run]) -> None:
+        if not channel.known:
+            self._refuse_unknown(channel, runs)
+            return
         if channel.guard is not None and channel.guard.faults:
             self._ordering_failed(channel, channel.guard)
         if runs:
@@ -109,11 +108,13 @@ class Arrivals:
                 self._stats.messages_received += len(messages)
             self._events.append(MessagesReceived(self._connection, channel, runs))
 
-    def _refuse_unknown(self, channel: ReceiveChannel, frame: wire.Messages) -> None:
+    def _refuse_unknown(self, channel: ReceiveChannel, runs: list[Run]) -> None:
         reason = f"no channel {channel.name!r} with delivery {channel.delivery_code!r} here"
-        for number, payload in enumerate(frame.payloads, frame.first_number):
-            self._connection.refuse(channel, number, RefuseCode.UNKNOWN_CHANNEL, reason)
-            channel.consumed(len(payload) + MESSAGE_OVERHEAD_BYTES)
+        for first, messages, cost in runs:
+            self._stats.messages_received_refused += len(messages)
+            for number in range(first, first + len(messages)):
+                self._connection.refuse(channel, number, RefuseCode.UNKNOWN_CHANNEL, reason)
+            channel.consumed(cost)
 
     def _peer_refused(self, frame: wire.Refuse, now: float) -> None:
         self._sender.refused(frame.channel, frame.number, frame.reason, now)

@@ -35,7 +35,7 @@ from aerogram.core.pacing import RateLimit
 from aerogram.core.packing import Packer
 from aerogram.core.path import Address, Path
 from aerogram.core.receiver import ChannelDisagreement, ReassemblyBudget, Receiver
-from aerogram.core.recovery import Rtt
+from aerogram.core.recovery import LONGEST_PTO_SECONDS, Rtt
 from aerogram.core.sender import Sender
 from aerogram.core.stats import ConnectionStats
 from aerogram.core.timing import Timing
@@ -50,6 +50,8 @@ CLOSES_SENT: Final = 3
 """CLOSE is repeated this often until the peer answers (it is never acknowledged)."""
 LONGEST_PATIENCE_SECONDS: Final = 1.0
 """A new address is challenged again after this at most, while packets keep coming from there."""
+CONTROLS_LIMIT: Final = 1024
+"""Refusals and answers to path challenges that wait for a packet; further ones are left out."""
 REASON_BYTES: Final = 1024
 """Longest reason on the wire."""
 
@@ -250,10 +252,14 @@ class Connection:
 
     def refuse(self, channel: ReceiveChannel, number: int, code: RefuseCode, reason: str) -> None:
         """Tell the peer that a message was not taken."""
-        self._sender.controls.append(
-            wire.encode_refuse(channel.identity, number, code, clipped(reason))
-        )
+        self._tell(wire.encode_refuse(channel.identity, number, code, clipped(reason)))
         self.touch()
+
+    def _tell(self, frame: bytes) -> None:
+        """Queue a frame that the peer can do without, unless it acknowledges nothing any more."""
+        controls = self._sender.controls
+        if len(controls) < CONTROLS_LIMIT:
+            controls.append(frame)
 
     def timing(self) -> Timing:
         """What asks the peer for its time, and answers; made when one side first asks."""
@@ -366,7 +372,7 @@ class Connection:
         self.state = State.DRAINING
         self._close_frame = wire.encode_close(CloseCode.NO_ERROR, "")
         self._close_at = now
-        self._end_at = now + 3 * self._sender.recovery.probe_timeout()
+        self._end_at = now + 3 * self._closing_interval()
 
     def _suspect_path(self, address: Address, now: float) -> None:
         patience = min(self._sender.recovery.probe_timeout(), LONGEST_PATIENCE_SECONDS)
@@ -382,7 +388,7 @@ class Connection:
         if self.state is State.HALF_OPEN:
             return []
         if self.path.response is not None:
-            self._sender.controls.append(wire.encode_path_response(self.path.response))
+            self._tell(wire.encode_path_response(self.path.response))
             self.path.response = None
         self._sender.expire(now)
         packets: list[bytes] = []
@@ -422,11 +428,15 @@ class Connection:
             return []
         self._closes_sent += 1
         if self.state is State.CLOSING:
-            self._close_at = now + self._sender.recovery.probe_timeout()
+            self._close_at = now + self._closing_interval()
         else:
             self._close_at = self._end_at
         packet = self._packer.build(self._receiver, now, close=self._close_frame)
         return [packet] if packet is not None else []
+
+    def _closing_interval(self) -> float:
+        """A round trip, but no longer than a peer that delays its acknowledgements should last."""
+        return min(self._sender.recovery.probe_timeout(), LONGEST_PTO_SECONDS)
 
     def take_challenge(self) -> tuple[bytes, Address] | None:
         """A sealed PATH_CHALLENGE and the address it goes to, if one waits."""
@@ -475,6 +485,10 @@ class Connection:
             return
         if now >= self._last_received_at + self._idle_seconds:
             self.end_silently(CloseCode.IDLE, "nothing came from the peer", now)
+            return
+        if now >= self._sender.recovery.answered_at + self._idle_seconds:
+            # Whoever hears nothing from us goes away by itself; this one lets packets pile up.
+            self.end_silently(CloseCode.IDLE, "the peer acknowledges nothing", now)
             return
         self._sender.handle_timeout(now)
         self._receiver.expire_partial(now)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from aerogram.core.ranges import RangeSet
 from aerogram.core.recovery import Rtt
 
 KEYS_LIMIT: Final = 4096
@@ -94,7 +95,7 @@ class InOrder:
     def __init__(self) -> None:
         self._next = 0
         self._held: dict[int, Any] = {}
-        self._skipped: set[int] = set()
+        self._skipped = RangeSet()
 
     @property
     def next_sequence(self) -> int:
@@ -115,7 +116,7 @@ class InOrder:
     def skipped(self, sequence: int) -> Iterable[Any]:
         """Wait for this one no longer."""
         if sequence >= self._next:
-            self._skipped.add(sequence)
+            self._skipped.add(sequence, sequence)
         return self._release()
 
     def _release(self) -> list[Any]:
@@ -124,11 +125,13 @@ class InOrder:
         while True:
             if self._next in held:
                 released.append(held.pop(self._next))
-            elif self._next in skipped:
-                skipped.discard(self._next)
-            else:
+                self._next += 1
+                continue
+            after = skipped.after(self._next)
+            if after == self._next:
                 return released
-            self._next += 1
+            self._next = after
+            skipped.forget_below(after)
 
 
 class NewestWins:

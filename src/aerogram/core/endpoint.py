@@ -37,6 +37,8 @@ RESET_INTERVAL_SECONDS: Final = 0.1
 """Stateless resets to one address are at least this far apart (RFC 9000 §10.3)."""
 RESET_ADDRESSES: Final = 1024
 """Addresses that are remembered for that."""
+STALE_TIMERS: Final = 64
+"""So many timers, and one for each session, may be there that an earlier one has replaced."""
 
 
 @dataclass(slots=True)
@@ -227,6 +229,7 @@ class Endpoint:
 
     def _remove(self, connection: Connection) -> None:
         self._connections.pop(connection.local_cid, None)
+        connection.deadline_registered = None
         self._by_reset_token.pop(connection.peer_reset_token, None)
         if self._newest_at.get(connection.opened_from) is connection:
             del self._newest_at[connection.opened_from]
@@ -370,6 +373,9 @@ class Endpoint:
         connection.deadline_registered = deadline
         self._timer_count += 1
         heapq.heappush(self._timers, (deadline, self._timer_count, connection))
+        if len(self._timers) > 2 * len(self._connections) + STALE_TIMERS:
+            self._timers = [t for t in self._timers if t[2].deadline_registered == t[0]]
+            heapq.heapify(self._timers)
 
     def poll_timeout(self) -> float | None:
         """When `handle_timeout` is to be called, if nothing happens before."""

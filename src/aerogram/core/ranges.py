@@ -83,6 +83,13 @@ class RangeSet:
         index = bisect_right(self._lows, low) - 1
         return index >= 0 and self._highs[index] >= high
 
+    def after(self, number: int) -> int:
+        """The lowest number that is not in the set, from `number` on."""
+        index = bisect_right(self._lows, number) - 1
+        if index >= 0 and self._highs[index] >= number:
+            return self._highs[index] + 1
+        return number
+
     def keep_newest(self, count: int) -> None:
         """Forget all but the `count` largest ranges."""
         excess = len(self._lows) - count

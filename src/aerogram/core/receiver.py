@@ -27,6 +27,8 @@ ACK_RANGES_LIMIT: Final = 64
 """Ranges kept and sent; older packets are acknowledged already or will be sent again."""
 ACK_EVERY: Final = 2
 """Acknowledgement-eliciting packets after which an acknowledgement is sent (RFC 9000 §13.2.2)."""
+UNFINISHED_OVERHEAD_BYTES: Final = 1024
+"""What an unfinished record takes beside its pieces; without credit it has to be counted."""
 
 
 RELIABLE: Final = Delivery(AsItArrives)
@@ -57,6 +59,8 @@ class Receiver:
         "_config",
         "_eliciting",
         "_largest_at",
+        "_loose",
+        "_loose_bytes",
         "_ranges",
         "_replay",
         "_reserved_bytes",
@@ -93,7 +97,11 @@ class Receiver:
         self._timed: list[ReceiveChannel] = []
         """Channels that were told lifetimes in the packet that is being taken."""
         self._reserved_bytes = 0
-        self._waiting: list[tuple[ReceiveChannel, Reassembly]] = []
+        self._waiting: dict[tuple[int, int], tuple[ReceiveChannel, Reassembly]] = {}
+        """Records that nobody has reserved memory for yet, by channel and number, oldest first."""
+        self._loose: dict[tuple[int, int], tuple[ReceiveChannel, Reassembly]] = {}
+        """Unfinished records of channels that do not resend, for which no credit was given."""
+        self._loose_bytes = 0
 
     # -- packets
 
@@ -141,6 +149,8 @@ class Receiver:
 
     def ack_wanted(self, now: float) -> bool:
         """True if an acknowledgement should leave now, even alone."""
+        if not self._ranges:
+            return False  # the first packet had a PING and then broke the protocol
         return self._ack_now or (self._ack_due is not None and self._ack_due <= now)
 
     def take_ack(self, now: float) -> bytes:
@@ -253,7 +263,7 @@ class Receiver:
         channel = self.channel(frame.channel)
         partial = channel.partial.get(frame.number)
         if partial is not None:
-            self._forget(channel, partial)
+            self._forget(channel, frame.number, partial)
         released = channel.skipped(frame.number, frame.cost)
         channel.check_credit()
         self._stats.messages_skipped += 1
@@ -272,50 +282,58 @@ class Receiver:
         partial = channel.partial.get(frame.number)
         if partial is None:
             partial = self._begin(channel, frame, now)
-            if partial is None:
-                return channel, []
+        if not channel.resends and not self._make_room(channel, frame):
+            return channel, []
         new = partial.add(frame.total_bytes, frame.offset, frame.data)
         if channel.lifetimes:
             partial.lives_until(channel.lifetimes.get(frame.number))
-        if not partial.reserved:
-            self._budget.left_bytes -= new
+        if not channel.resends:
+            self._charge(new)
         channel.arrived_cost += new
         channel.check_credit()
         if not partial.complete:
             return channel, []
-        self._forget(channel, partial)
+        self._forget(channel, frame.number, partial)
         del channel.partial[frame.number]
         if channel.resends:
             channel.is_new(frame.number)
         released = channel.timed_arrived(frame.number, partial.record(), partial.deadline, now)
         return channel, self._in_time(channel, released, now)
 
-    def _begin(
-        self, channel: ReceiveChannel, frame: wire.Fragment, now: float
-    ) -> Reassembly | None:
+    def _begin(self, channel: ReceiveChannel, frame: wire.Fragment, now: float) -> Reassembly:
         partial = Reassembly(frame.total_bytes, now)
-        if not channel.resends and not self._make_room(channel, frame.total_bytes):
-            self._stats.messages_dropped_partial += 1
-            return None
         channel.arrived_cost += MESSAGE_OVERHEAD_BYTES
         channel.partial[frame.number] = partial
-        if channel.resends and 2 * (frame.total_bytes + MESSAGE_OVERHEAD_BYTES) > channel.window:
-            self._waiting.append((channel, partial))
+        key = (channel.identity, frame.number)
+        if not channel.resends:
+            self._loose[key] = channel, partial
+            self._charge(UNFINISHED_OVERHEAD_BYTES)
+        elif 2 * (frame.total_bytes + MESSAGE_OVERHEAD_BYTES) > channel.window:
+            self._waiting[key] = channel, partial
             self._grant_waiting()
         return partial
 
-    def _make_room(self, channel: ReceiveChannel, total_bytes: int) -> bool:
-        """An unreliable record begins: the oldest unfinished ones of its channel give way."""
-        limit = min(self._budget.left_bytes, self._config.reassembly_bytes_per_session)
-        held = sum(partial.total_bytes for partial in channel.partial.values())
-        while channel.partial and held + total_bytes > limit:
-            oldest = next(iter(channel.partial))
-            held -= channel.partial[oldest].total_bytes
-            self._drop(channel, oldest)
-        return held + total_bytes <= limit
+    def _charge(self, size: int) -> None:
+        """Take memory for loose records from the budget, or give it back."""
+        self._loose_bytes += size
+        self._budget.left_bytes -= size
+
+    def _make_room(self, channel: ReceiveChannel, frame: wire.Fragment) -> bool:
+        """A piece of a loose record has come: until it fits, the oldest unfinished ones give way.
+
+        False if its own record had to go, too.
+        """
+        size = len(frame.data)
+        limit = self._config.reassembly_bytes_per_session - self._reserved_bytes
+        while self._loose_bytes + size > limit or size > self._budget.left_bytes:
+            identity, number = next(iter(self._loose))
+            self._drop(self._channels[identity], number)
+            if (identity, number) == (channel.identity, frame.number):
+                return False
+        return True
 
     def _drop(self, channel: ReceiveChannel, number: int) -> None:
-        self._forget(channel, channel.partial.pop(number))
+        self._forget(channel, number, channel.partial.pop(number))
         self._stats.messages_dropped_partial += 1
 
     def _grant_waiting(self) -> None:
@@ -325,57 +343,56 @@ class Receiver:
         never hold half of the memory each and wait for the other half.
         """
         while self._waiting:
-            channel, partial = self._waiting[0]
-            left = self._config.reassembly_bytes_per_session - self._reserved_bytes
+            key = next(iter(self._waiting))
+            channel, partial = self._waiting[key]
+            held = self._reserved_bytes + self._loose_bytes
+            left = self._config.reassembly_bytes_per_session - held
             total_bytes = partial.total_bytes
             if total_bytes > min(left, self._budget.left_bytes):
                 return
-            self._waiting.pop(0)
+            del self._waiting[key]
             partial.reserved = True
             self._reserved_bytes += total_bytes
-            self._budget.left_bytes += partial.received_bytes - total_bytes
+            self._budget.left_bytes -= total_bytes
             channel.reserved += total_bytes
             channel.owe_credit()
 
-    def _forget(self, channel: ReceiveChannel, partial: Reassembly) -> None:
+    def _forget(self, channel: ReceiveChannel, number: int, partial: Reassembly) -> None:
         """A record is complete or given up: its memory is free for others."""
-        if not partial.reserved:
-            self._budget.left_bytes += partial.received_bytes
-            if (channel, partial) in self._waiting:
-                self._waiting.remove((channel, partial))
-            return
-        self._reserved_bytes -= partial.total_bytes
-        self._budget.left_bytes += partial.total_bytes
-        channel.reserved -= partial.total_bytes
+        if not channel.resends:
+            del self._loose[channel.identity, number]
+            self._charge(-partial.received_bytes - UNFINISHED_OVERHEAD_BYTES)
+        elif partial.reserved:
+            self._reserved_bytes -= partial.total_bytes
+            self._budget.left_bytes += partial.total_bytes
+            channel.reserved -= partial.total_bytes
+        else:
+            self._waiting.pop((channel.identity, number), None)
         self._grant_waiting()
 
     def expire_partial(self, now: float) -> None:
         """Drop unreliable records whose pieces stopped coming."""
         timeout = self._config.reassembly_timeout_seconds
-        for channel in self._channels.values():
-            if channel.resends:
-                continue
+        while self._loose:
+            key = next(iter(self._loose))
+            channel, oldest = self._loose[key]
             # The same sum as in `partial_deadline`, or a rounding could keep the timer firing.
-            late = [n for n, p in channel.partial.items() if p.started_at + timeout <= now]
-            for number in late:
-                self._drop(channel, number)
+            if oldest.started_at + timeout > now:
+                return
+            self._drop(channel, key[1])
 
     def partial_deadline(self) -> float | None:
         """When `expire_partial` has something to do."""
-        starts = [
-            next(iter(channel.partial.values())).started_at
-            for channel in self._channels.values()
-            if channel.partial and not channel.resends
-        ]
-        return min(starts) + self._config.reassembly_timeout_seconds if starts else None
+        if not self._loose:
+            return None
+        _, oldest = next(iter(self._loose.values()))
+        return oldest.started_at + self._config.reassembly_timeout_seconds
 
     def abandon(self) -> None:
         """The connection ends: give all memory back."""
         for channel in self._channels.values():
-            for partial in channel.partial.values():
-                if not partial.reserved:
-                    self._budget.left_bytes += partial.received_bytes
             channel.partial.clear()
-        self._budget.left_bytes += self._reserved_bytes
-        self._reserved_bytes = 0
+        self._budget.left_bytes += self._reserved_bytes + self._loose_bytes
+        self._reserved_bytes = self._loose_bytes = 0
         self._waiting.clear()
+        self._loose.clear()

@@ -7,6 +7,7 @@ connection's business.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -113,6 +114,7 @@ class Recovery:
     """The packets in flight of one connection."""
 
     __slots__ = (
+        "_answered_at",
         "bytes_in_flight",
         "delivered_bytes",
         "delivery_rate",
@@ -136,12 +138,15 @@ class Recovery:
         """Bytes a second that the peer acknowledged while something was in flight; smoothed."""
         self.eliciting_in_flight = 0
         self.largest_acked = -1
+        self._answered_at = 0.0
         self.last_eliciting_at = 0.0
         self.loss_time: float | None = None
         self.pto_count = 0
 
     def packet_sent(self, packet: SentPacket) -> None:
         """Remember an acknowledgement-eliciting packet; others are not tracked."""
+        if not self.sent:
+            self._answered_at = packet.sent_at
         self.sent[packet.number] = packet
         packet.delivered_before = self.delivered_bytes
         self.bytes_in_flight += packet.size
@@ -175,7 +180,13 @@ class Recovery:
             self.largest_acked = largest
             self._sample(newly, largest, ack_delay, now)
         self.pto_count = 0
+        self._answered_at = now
         return newly
+
+    @property
+    def answered_at(self) -> float:
+        """When the peer last acknowledged something or owed nothing; infinity if it owes nothing."""
+        return self._answered_at if self.sent else math.inf
 
     def _sample(self, newly: list[SentPacket], largest: int, ack_delay: float, now: float) -> None:
         # RFC 9002 §5.1: only if the largest acknowledged packet is newly acknowledged.
