@@ -95,12 +95,6 @@ class Config:
     requests_limit: int = 1024
     """Requests of one session that may be waiting for their answers, and handled at once."""
 
-    decode_depth: int = 32
-    """Nesting of a plain value; more is refused."""
-
-    decode_items: int = 65536
-    """Items in all lists and maps of a plain value."""
-
     socket_buffer_bytes: int = 4 * 1024 * 1024
     """Asked of the kernel for each direction; it may grant less."""
 
