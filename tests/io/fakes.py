@@ -31,7 +31,7 @@ RECEIVES_RUNS = _kernel_has(enable_receive_runs)
 class Recorder:
     """A `DatagramReceiver` that remembers all it is told, and may fail at each of it."""
 
-    def __init__(self, failure: Exception | None = None) -> None:
+    def __init__(self, failure: str = "") -> None:
         self.failure = failure
         self.packets: list[bytes] = []
         self.runs: list[tuple[int, int]] = []
@@ -65,8 +65,8 @@ class Recorder:
 
     def _told(self) -> None:
         self._changed.set()
-        if self.failure is not None:
-            raise self.failure
+        if self.failure:
+            raise RuntimeError(self.failure)
 
     async def until(self, true: Callable[[Recorder], object]) -> None:
         """Wait until something holds of what it was told."""
