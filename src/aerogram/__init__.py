@@ -34,7 +34,8 @@ from aerogram.errors import (
     ServerIdentityRequired,
     SessionClosed,
 )
-from aerogram.groups import Group
+from aerogram.group_sending import GroupOutcome
+from aerogram.groups import Group, Presence, PresenceEvent
 from aerogram.identity import new_identity, read_identity, write_identity
 from aerogram.io.datagram import Datagram
 from aerogram.io.endpoint import DatagramEndpoint
@@ -61,6 +62,7 @@ __all__ = [
     "DeliveryFailed",
     "DeliveryTimeout",
     "Group",
+    "GroupOutcome",
     "HandshakeTimeout",
     "Identity",
     "IdleTimeout",
@@ -74,6 +76,8 @@ __all__ = [
     "Outcome",
     "PeerProtocolError",
     "PeerRestarted",
+    "Presence",
+    "PresenceEvent",
     "QueueFull",
     "Receipt",
     "Rejected",

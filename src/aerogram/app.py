@@ -13,11 +13,13 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, overload
+from weakref import WeakValueDictionary
 
 from aerogram import messages as codec
 from aerogram.answering import answer_question
 from aerogram.channels import Channel, Channels
 from aerogram.datagrams import DatagramRoute
+from aerogram.group_sending import OverRate
 from aerogram.groups import Group
 from aerogram.idempotency import AnswerCache
 from aerogram.io.arrivals import Overflow
@@ -119,7 +121,7 @@ class App(Generic[DepsT, StateT]):
         self._closers: list[Callable[[Any, Any], Awaitable[Any]]] = []
         self.datagram_routes: list[DatagramRoute] = []
         """Where bare datagrams are expected."""
-        self._groups: dict[str, Group[StateT]] = {}
+        self._groups: WeakValueDictionary[str, Group[StateT]] = WeakValueDictionary()
         self._state: list[DepsT] = []
 
     # -- registration
@@ -332,11 +334,29 @@ class App(Generic[DepsT, StateT]):
 
     # -- what users need
 
-    def group(self, name: str) -> Group[StateT]:
-        """The group with this name, made on first use."""
+    def group(
+        self,
+        name: str,
+        *,
+        messages_per_second: float | None = None,
+        bytes_per_second: float | None = None,
+        over_rate: OverRate = "wait",
+    ) -> Group[StateT]:
+        """The group with this name, made on first use.
+
+        A rate sets the limit of the group (`Group.limit_rate`). A group is forgotten, with its
+        limit, when it has no members and nobody holds it. Raises `ValueError` for a rate that is
+        none.
+        """
         group = self._groups.get(name)
         if group is None:
             group = self._groups[name] = Group(name)
+        if messages_per_second is not None or bytes_per_second is not None:
+            group.limit_rate(
+                messages_per_second=messages_per_second,
+                bytes_per_second=bytes_per_second,
+                over_rate=over_rate,
+            )
         return group
 
     @property

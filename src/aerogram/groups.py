@@ -1,17 +1,89 @@
-"""Groups: a name for many sessions, and a message to all of them encoded once."""
+"""Groups: a name for many sessions, and a message to all of them that is encoded once.
+
+Rules: a group lives as long as it has members or somebody holds it. What is sent to a group on one
+channel reaches all members in one order, whoever sends it. The loop goes on after every
+`MEMBERS_PER_TURN` members.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Generic
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Generic
+from weakref import WeakKeyDictionary
 
 from aerogram import messages as codec
-from aerogram.errors import SessionClosed
+from aerogram.group_sending import (
+    PATIENCE_SECONDS,
+    Cap,
+    Fanout,
+    GroupOutcome,
+    Lag,
+    OverRate,
+    WhenMemberFull,
+)
+from aerogram.session import Session
 from aerogram.typevars import StateT
 
-if TYPE_CHECKING:
-    from aerogram.session import Session
+MEMBERS_PER_TURN: Final = 128
+"""A few milliseconds of work, with the packets that follow from it."""
+
+BACKLOG_LIMIT: Final = 1024
+"""Senders that may wait for their turn in a group with a rate limit."""
+
+PRESENCE_LIMIT: Final = 1024
+"""Events that wait for whoever follows the presence of a group."""
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceEvent(Generic[StateT]):
+    """A session has joined or left a group."""
+
+    session: Session[StateT]
+    joined: bool
+
+
+class Presence(Generic[StateT]):
+    """Who joins and leaves a group, as it happens: `async for event in group.presence()`.
+
+    It counts as long as somebody holds it. It never ends by itself; `close` ends it. Events that
+    are not taken wait, up to a limit: beyond it the oldest are dropped, and `dropped` counts them.
+    """
+
+    def __init__(self, group: Group[StateT], limit: int) -> None:
+        self.dropped = 0
+        self._group: Group[StateT] | None = group
+        self._events: deque[PresenceEvent[StateT]] = deque()
+        self._limit = limit
+        self._changed = asyncio.Event()
+
+    def __aiter__(self) -> Presence[StateT]:
+        return self
+
+    async def __anext__(self) -> PresenceEvent[StateT]:
+        while not self._events:
+            if self._group is None:
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        return self._events.popleft()
+
+    def put(self, event: PresenceEvent[StateT]) -> None:
+        """The group tells what has happened."""
+        if self._group is None:
+            return
+        if len(self._events) == self._limit:
+            self._events.popleft()
+            self.dropped += 1
+        self._events.append(event)
+        self._changed.set()
+
+    def close(self) -> None:
+        """End the iteration after the events that are there."""
+        self._group = None
+        self._changed.set()
 
 
 class Group(Generic[StateT]):
@@ -19,7 +91,15 @@ class Group(Generic[StateT]):
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._lagging: dict[Session[StateT], Lag] = {}
         self._members: dict[Session[StateT], None] = {}
+        self._presences: WeakKeyDictionary[Presence[StateT], None] = WeakKeyDictionary()
+        self._turn = asyncio.Lock()
+        self._senders = 0
+        self._cap: Cap | None = None
+
+    def __repr__(self) -> str:
+        return f"<Group {self.name!r} of {len(self)}>"
 
     def __len__(self) -> int:
         return len(self._members)
@@ -30,48 +110,136 @@ class Group(Generic[StateT]):
     def __contains__(self, session: object) -> bool:
         return session in self._members
 
+    @property
+    def sessions(self) -> list[Session[StateT]]:
+        """The members now, in the order in which they joined."""
+        return [*self._members]
+
+    # -- members
+
     def add(self, session: Session[StateT]) -> None:
         """Let a session join; harmless if it has. A closed session does not join."""
-        if not session.closed:
-            self._members[session] = None
-            session.joined(self)
+        if session.closed or session in self._members:
+            return
+        self._members[session] = None
+        session.joined(self)
+        self._tell(PresenceEvent(session, joined=True))
 
     def discard(self, session: Session[StateT]) -> None:
         """Let a session leave; harmless if it is not in the group."""
-        if self._members.pop(session, self) is None:
-            session.left(self)
+        if self._members.pop(session, self) is self:
+            return
+        self._lagging.pop(session, None)
+        session.left(self)
+        self._tell(PresenceEvent(session, joined=False))
 
-    async def send(self, message: object, *, exclude: Session[Any] | None = None) -> int:
-        """Queue a message for every member but `exclude`; return for how many.
+    def presence(self, *, limit: int = PRESENCE_LIMIT) -> Presence[StateT]:
+        """Follow who joins and leaves from now on, for `async for`; `sessions` are there already.
 
-        Members whose queue has room get it at once. For the others this waits, as `Session.send`
-        does; one that closes meanwhile is left out.
+        `limit` is how many events may wait. Raises `ValueError` for a limit below 1.
         """
-        return await self._send(type(message), codec.encode(message), exclude)
+        if limit < 1:
+            raise ValueError(f"limit is at least 1, not {limit}")
+        presence = Presence(self, limit)
+        self._presences[presence] = None
+        return presence
 
-    async def emit(self, topic: str, value: object, *, exclude: Session[Any] | None = None) -> int:
+    def _tell(self, event: PresenceEvent[StateT]) -> None:
+        for presence in [*self._presences]:
+            presence.put(event)
+
+    # -- rate
+
+    def limit_rate(
+        self,
+        *,
+        messages_per_second: float | None = None,
+        bytes_per_second: float | None = None,
+        over_rate: OverRate = "wait",
+    ) -> None:
+        """Limit what is sent to this group; without any rate, limit it no longer.
+
+        A message counts once, however many members there are: no member gets more than this. What
+        is over the limit waits for its turn, at most `BACKLOG_LIMIT` messages, or is dropped.
+        Raises `ValueError` for a rate that is none.
+        """
+        self._cap = None
+        if messages_per_second is not None or bytes_per_second is not None:
+            self._cap = Cap(messages_per_second, bytes_per_second, over_rate)
+
+    # -- sending
+
+    async def send(
+        self,
+        message: object,
+        *,
+        exclude: Session[Any] | Collection[Session[Any]] | None = None,
+        where: Callable[[Session[StateT]], object] | None = None,
+        when_full: WhenMemberFull = "wait",
+        patience: float | None = PATIENCE_SECONDS,
+    ) -> GroupOutcome:
+        """Queue a message for every member but `exclude` for whom `where(session)` is true.
+
+        Members whose queue has room get it at once. The others are waited for until they have been
+        without room for `patience` seconds, and miss messages from then on until they have room;
+        `when_full` may say that they miss it at once, or that they are closed. Raises
+        `InvalidMessage`, `MessageTooLarge` if no member takes as much, and what `where` raises.
+        """
+        fanout = Fanout(self._lagging, type(message), codec.encode(message), when_full, patience)
+        return await self._send(fanout, exclude, where)
+
+    async def emit(
+        self,
+        topic: str,
+        value: object,
+        *,
+        exclude: Session[Any] | Collection[Session[Any]] | None = None,
+        where: Callable[[Session[StateT]], object] | None = None,
+        when_full: WhenMemberFull = "wait",
+        patience: float | None = PATIENCE_SECONDS,
+    ) -> GroupOutcome:
         """Queue a plain value under a topic for every member; like `send` in all else."""
-        return await self._send(object, codec.encode_topic(topic, value), exclude)
+        fanout = Fanout(
+            self._lagging, object, codec.encode_topic(topic, value), when_full, patience
+        )
+        return await self._send(fanout, exclude, where)
 
-    async def _send(self, kind: type, payload: bytes, exclude: Session[Any] | None) -> int:
-        count = 0
-        full: list[Session[StateT]] = []
-        for session in [*self._members]:
-            if session is exclude or session.closed:
-                continue
-            if session.send_encoded(kind, payload):
-                count += 1
-            else:
-                full.append(session)
-        if full:
-            sent = await asyncio.gather(*(_send_later(s, kind, payload) for s in full))
-            count += sum(sent)
-        return count
+    async def _send(
+        self,
+        fanout: Fanout[StateT],
+        exclude: Session[Any] | Collection[Session[Any]] | None,
+        where: Callable[[Session[StateT]], object] | None,
+    ) -> GroupOutcome:
+        excluded = frozenset((exclude,) if isinstance(exclude, Session) else exclude or ())
+        outcome = fanout.outcome
+        if self._cap is not None and self._senders >= BACKLOG_LIMIT:
+            outcome.over_rate = True
+            return outcome
+        self._senders += 1
+        try:
+            async with self._turn:
+                if self._cap is None or await self._cap.admits(len(fanout.payload)):
+                    await self._offer_to_all(fanout, excluded, where)
+                else:
+                    outcome.over_rate = True
+            await fanout.settle()
+        finally:
+            self._senders -= 1
+            fanout.abandon()
+        return outcome
 
-
-async def _send_later(session: Session[Any], kind: type, payload: bytes) -> bool:
-    try:
-        await session.send_when_room(kind, payload)
-    except SessionClosed:
-        return False
-    return True
+    async def _offer_to_all(
+        self,
+        fanout: Fanout[StateT],
+        excluded: frozenset[Session[Any]],
+        where: Callable[[Session[StateT]], object] | None,
+    ) -> None:
+        members = [*self._members]
+        for start in range(0, len(members), MEMBERS_PER_TURN):
+            if start:
+                await asyncio.sleep(0)
+            for session in members[start : start + MEMBERS_PER_TURN]:
+                if session in excluded or (where is not None and not where(session)):
+                    continue
+                if session in self._members or session.closed:  # else it has left meanwhile
+                    fanout.offer(session)

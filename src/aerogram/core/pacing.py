@@ -11,18 +11,20 @@ import math
 from typing import Final
 
 BURST_SECONDS: Final = 0.01
-"""A limit that was not used lets so much through at once: timers are no more exact than that."""
+"""Timers are no more exact than that."""
 
 
 class RateLimit:
     """At most so many bytes a second, in packets, headers of lower layers aside.
 
-    Raises `ValueError` for a rate that is none.
+    A limit that was not used lets `burst_seconds` of its rate through at once. Raises `ValueError`
+    for a rate that is none.
     """
 
-    __slots__ = ("_free_at", "_rate", "changes")
+    __slots__ = ("_burst_seconds", "_free_at", "_rate", "changes")
 
-    def __init__(self, bytes_per_second: float) -> None:
+    def __init__(self, bytes_per_second: float, *, burst_seconds: float = BURST_SECONDS) -> None:
+        self._burst_seconds = burst_seconds
         self._free_at = 0.0
         self._rate = 0.0
         self.changes = 0
@@ -44,13 +46,13 @@ class RateLimit:
 
     def reserve(self, size: int, now: float) -> float:
         """Take the next free time for so many bytes; it may be now or in the past."""
-        begins_at = max(self._free_at, now - BURST_SECONDS)
+        begins_at = max(self._free_at, now - self._burst_seconds)
         self._free_at = begins_at + size / self._rate
         return begins_at
 
     def take(self, size: int, now: float) -> None:
         """So many bytes leave without having asked; less than 0 are given back."""
-        self._free_at = max(self._free_at, now - BURST_SECONDS) + size / self._rate
+        self._free_at = max(self._free_at, now - self._burst_seconds) + size / self._rate
 
 
 class Pacer:
