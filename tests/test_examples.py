@@ -125,3 +125,12 @@ async def test_inside_aiohttp() -> None:
             assert await answer.text() == "1"
             said = await session.receive(chat.Line, timeout=5)
             assert (said.author, said.text) == ("operator", "closing soon")
+
+
+def test_ticker() -> None:
+    finished = subprocess.run(
+        [sys.executable, "ticker.py"], cwd=EXAMPLES, capture_output=True, text=True, timeout=60,
+        check=True,
+    )  # fmt: skip
+    lines = [f"ACME costs {cents} cents" for cents in (100, 101, 102)]
+    assert finished.stdout.splitlines() == [*lines, "nobody watches any more"]
