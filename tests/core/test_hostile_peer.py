@@ -87,6 +87,19 @@ def test_refusals_that_nobody_takes_do_not_pile_up() -> None:
     hostile.host.finish()
 
 
+@pytest.mark.parametrize("name", ["ordered", "reliable"])
+def test_numbers_that_never_come_use_up_the_credit(name: str) -> None:
+    hostile = open_session(serves=True)
+    gaps = 0
+    while hostile.connection.state is State.OPEN:
+        hostile.say(announced(name) + messages(2 * gaps, b"a"), NOW)
+        hostile.run([Step(9)])  # so that the host's credit can leave
+        gaps += 1
+        assert gaps <= CONFIG.channel_window_bytes // MESSAGE_OVERHEAD_BYTES
+    assert gaps > 100
+    hostile.host.finish()
+
+
 def test_gaps_that_were_given_up_are_kept_as_ranges() -> None:
     hostile = open_session(serves=True)
     for first in range(1, 5000, 20):
