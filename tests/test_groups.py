@@ -15,6 +15,7 @@ import pytest
 
 from aerogram import (
     App,
+    Channel,
     ClosedByPeer,
     Config,
     Group,
@@ -23,8 +24,10 @@ from aerogram import (
     MessageTooLarge,
     Presence,
     PresenceEvent,
+    QueueFull,
     Session,
     connect,
+    delivery,
     serve,
 )
 from aerogram import messages as codec
@@ -40,6 +43,11 @@ LINE = b"x" * 900
 
 class Say(Message, tag=1):
     text: str
+
+
+class Place(Message, tag=2, delivery=delivery.latest(key=lambda place: place.of)):
+    of: str
+    at: int
 
 
 class House:
@@ -67,10 +75,12 @@ class House:
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
 
-    async def guest(self, config: Config | None = None) -> Session[Any]:
+    async def guest(
+        self, config: Config | None = None, app: App[Any, Any] | None = None
+    ) -> Session[Any]:
         """A client that is in the group."""
         session = await self._stack.enter_async_context(
-            connect(self._address, psk=KEY, network=self.network, config=config)
+            connect(self._address, app=app, psk=KEY, network=self.network, config=config)
         )
         await session.ping(timeout=10)
         return session
@@ -86,8 +96,10 @@ async def stalled(house: House) -> AsyncIterator[tuple[Session[Any], Session[Any
     """A guest who takes no messages and whose queue at the server is full, and its server side."""
     slow = await house.guest(SMALL_WINDOW)
     served = house.newest
-    while served.send_encoded(bytes, codec.encode(LINE)):
-        await served.ping(timeout=10)
+    with contextlib.suppress(QueueFull):
+        while True:
+            served.send_nowait(LINE)
+            await served.ping(timeout=10)
     yield slow, served
 
 
@@ -248,6 +260,38 @@ def test_a_message_is_encoded_once_and_goes_to_those_it_is_meant_for(
                 heard = [await guest.receive(Say, timeout=1) for _ in wanted]
                 assert [say.text for say in heard] == wanted
                 assert len(await everything(guest)) == (index < 5)
+
+    simulate(main())
+
+
+def test_a_message_goes_by_the_channel_and_deadline_of_its_sender() -> None:
+    async def main() -> None:
+        urgent = Channel("urgent", delivery.reliable())
+        async with House(Config()) as house:
+            client = App()
+            heard: list[Message] = []
+
+            @client.on(Place)
+            async def move(session: Session[None], place: Place) -> None:
+                heard.append(place)
+
+            @client.on(Say)
+            async def hear(session: Session[None], say: Say) -> None:
+                heard.append(say)
+
+            for _ in range(2):
+                await house.guest(app=client)
+            for number in range(5):
+                await house.group.send(Place("here", number))
+            assert (await house.group.send(Say("by the way"), via=urgent)).sent == 2
+            await asyncio.sleep(1)
+            assert heard == [Place("here", 4), Say("by the way")] * 2
+            assert [member.stats.messages_superseded for member in house.group] == [4, 4]
+
+            house.network.partition("client-1", "server")
+            assert (await house.group.send(Say("now or never"), deadline=0.5)).sent == 2
+            await asyncio.sleep(5)
+            assert [member.stats.messages_expired for member in house.group] == [1, 0]
 
     simulate(main())
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, get_args
 
+from aerogram.core.channel import SendChannel
 from aerogram.core.events import CloseCode
 from aerogram.core.pacing import RateLimit
 from aerogram.errors import MessageTooLarge, SessionClosed
 from aerogram.session import Session
 from aerogram.typevars import StateT
+
+if TYPE_CHECKING:
+    from aerogram.channels import Channel
 
 PATIENCE_SECONDS: Final = 1.0
 """A sender waits no longer for a member without room, in all."""
@@ -55,13 +59,45 @@ class GroupOutcome:
 
 
 class Lag:
-    """A member without room: since when, for messages of which types, and who waits for it."""
+    """A channel of a member without room: since when, and how many messages wait for it."""
 
     __slots__ = ("since", "waiting")
 
-    def __init__(self) -> None:
-        self.since: dict[type, float] = {}
+    def __init__(self, since: float) -> None:
+        self.since = since
         self.waiting = 0
+
+
+Lags = dict[Session[StateT], dict[SendChannel, Lag]]
+"""The members without room, until they have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A message as it goes to every member."""
+
+    message: object
+    kind: type
+    payload: bytes
+    via: Channel | None
+    deadline: float | None
+    """Seconds from now."""
+
+    def channel_to(self, session: Session[Any]) -> SendChannel:
+        """The channel that it takes to a member. Raises `InvalidMessage`."""
+        return session.outbox.channel_for(self.kind, self.via)
+
+    def offer_to(self, session: Session[Any]) -> bool:
+        """Queue it for a member; False if there is no room. Raises as `Session.send`."""
+        outbox = session.outbox
+        channel = outbox.channel_for(self.kind, self.via)
+        return outbox.offer(channel, self.message, self.payload, self.deadline) is not None
+
+    async def send_to(self, session: Session[Any]) -> None:
+        """Queue it for a member once there is room. Raises as `Session.send`."""
+        outbox = session.outbox
+        channel = outbox.channel_for(self.kind, self.via)
+        await outbox.send(channel, self.message, self.payload, self.deadline)
 
 
 class Fanout(Generic[StateT]):
@@ -70,45 +106,53 @@ class Fanout(Generic[StateT]):
     Raises `ValueError` for a choice or a patience that is none.
     """
 
-    __slots__ = (
-        "_error", "_kind", "_lagging", "_patience", "_waits", "_when_full", "outcome", "payload",
-    )  # fmt: skip
+    __slots__ = ("_error", "_lags", "_parcel", "_patience", "_waits", "_when_full", "outcome")
 
     def __init__(
         self,
-        lagging: dict[Session[StateT], Lag],
-        kind: type,
-        payload: bytes,
+        lags: Lags[StateT],
+        parcel: Parcel,
         when_full: WhenMemberFull,
         patience: float | None,
     ) -> None:
         check_choice("when_full", when_full, WhenMemberFull)
         if patience is not None and not patience >= 0:
             raise ValueError(f"patience is 0 seconds or more, not {patience}")
-        self.payload = payload
         self.outcome = GroupOutcome()
-        self._kind = kind
-        self._lagging = lagging
+        self._lags = lags
+        self._parcel = parcel
         self._when_full = when_full
         self._patience = patience
         self._waits: list[asyncio.Task[None]] = []
         self._error: MessageTooLarge | None = None
 
+    @property
+    def size(self) -> int:
+        """What a member gets, in bytes."""
+        return len(self._parcel.payload)
+
     def offer(self, session: Session[StateT]) -> None:
         """Queue the message for a member, or see what becomes of it otherwise."""
-        lag = self._lagging.get(session) if self._lagging else None
         if session.closed:
             self._miss(session, closed=True)
-        elif (lag is not None and lag.waiting) or not self._queued(session):
+        elif session in self._lags:
+            self._offer_again(session)
+        elif not self._queued(session):
             self._no_room(session)
-        elif lag is not None:
-            lag.since.pop(self._kind, None)
-            self._forget(session, lag)
+
+    def _offer_again(self, session: Session[StateT]) -> None:
+        """The same for a member that had no room: what waits for it goes first."""
+        channel = self._parcel.channel_to(session)
+        lag = self._lags[session].get(channel)
+        if (lag is not None and lag.waiting) or not self._queued(session):
+            self._no_room(session)
+        else:
+            self._caught_up(session, channel)
 
     def _queued(self, session: Session[StateT]) -> bool:
         """True unless there is no room: then it is queued, or cannot be."""
         try:
-            if not session.send_encoded(self._kind, self.payload):
+            if not self._parcel.offer_to(session):
                 return False
             self.outcome.sent += 1
         except MessageTooLarge as error:
@@ -126,35 +170,47 @@ class Fanout(Generic[StateT]):
 
     def _wait(self, session: Session[StateT]) -> None:
         loop = asyncio.get_running_loop()
-        lag = self._lagging.setdefault(session, Lag())
-        since = lag.since.setdefault(self._kind, loop.time())
-        until = None if self._patience is None else since + self._patience
+        channel = self._parcel.channel_to(session)
+        lag = self._lags.setdefault(session, {}).setdefault(channel, Lag(loop.time()))
+        until = None if self._patience is None else lag.since + self._patience
         if until is not None and until <= loop.time():
             self._miss(session)
             return
         lag.waiting += 1
-        self._waits.append(loop.create_task(self._when_room(session, lag, until)))
+        self._waits.append(loop.create_task(self._when_room(session, channel, lag, until)))
 
-    async def _when_room(self, session: Session[StateT], lag: Lag, until: float | None) -> None:
+    async def _when_room(
+        self, session: Session[StateT], channel: SendChannel, lag: Lag, until: float | None
+    ) -> None:
+        had_room = False
         try:
             async with asyncio.timeout_at(until):
-                await session.send_when_room(self._kind, self.payload)
+                await self._parcel.send_to(session)
+            self.outcome.waited += 1
+            had_room = True
         except TimeoutError:
             self._miss(session)
         except SessionClosed:
             self._miss(session, closed=True)
         except MessageTooLarge as error:
             self._too_large(session, error)
-        else:
-            self.outcome.waited += 1
-            lag.since.pop(self._kind, None)
         finally:
             lag.waiting -= 1
-            self._forget(session, lag)
+            if had_room:
+                self._caught_up(session, channel)
 
-    def _forget(self, session: Session[StateT], lag: Lag) -> None:
-        if not lag.since and not lag.waiting and self._lagging.get(session) is lag:
-            del self._lagging[session]
+    def _caught_up(self, session: Session[StateT], channel: SendChannel) -> None:
+        """There was room. Patience begins anew for messages that still wait."""
+        lags = self._lags.get(session, {})
+        lag = lags.get(channel)
+        if lag is None:
+            return
+        if lag.waiting:
+            lag.since = asyncio.get_running_loop().time()
+            return
+        del lags[channel]
+        if not lags:
+            del self._lags[session]
 
     def _miss(self, session: Session[StateT], *, closed: bool = False) -> None:
         if closed:

@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Generic
+from typing import TYPE_CHECKING, Any, Final, Generic
 from weakref import WeakKeyDictionary
 
 from aerogram import messages as codec
@@ -20,12 +20,16 @@ from aerogram.group_sending import (
     Cap,
     Fanout,
     GroupOutcome,
-    Lag,
+    Lags,
     OverRate,
+    Parcel,
     WhenMemberFull,
 )
 from aerogram.session import Session
 from aerogram.typevars import StateT
+
+if TYPE_CHECKING:
+    from aerogram.channels import Channel
 
 MEMBERS_PER_TURN: Final = 128
 """A few milliseconds of work, with the packets that follow from it."""
@@ -91,7 +95,7 @@ class Group(Generic[StateT]):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._lagging: dict[Session[StateT], Lag] = {}
+        self._lags: Lags[StateT] = {}
         self._members: dict[Session[StateT], None] = {}
         self._presences: WeakKeyDictionary[Presence[StateT], None] = WeakKeyDictionary()
         self._turn = asyncio.Lock()
@@ -129,7 +133,7 @@ class Group(Generic[StateT]):
         """Let a session leave; harmless if it is not in the group."""
         if self._members.pop(session, self) is self:
             return
-        self._lagging.pop(session, None)
+        self._lags.pop(session, None)
         session.left(self)
         self._tell(PresenceEvent(session, joined=False))
 
@@ -177,15 +181,19 @@ class Group(Generic[StateT]):
         where: Callable[[Session[StateT]], object] | None = None,
         when_full: WhenMemberFull = "wait",
         patience: float | None = PATIENCE_SECONDS,
+        via: Channel | None = None,
+        deadline: float | None = None,
     ) -> GroupOutcome:
         """Queue a message for every member but `exclude` for whom `where(session)` is true.
 
         Members whose queue has room get it at once. The others are waited for until they have been
         without room for `patience` seconds, and miss messages from then on until they have room;
-        `when_full` may say that they miss it at once, or that they are closed. Raises
-        `InvalidMessage`, `MessageTooLarge` if no member takes as much, and what `where` raises.
+        `when_full` may say that they miss it at once, or that they are closed. `via` and
+        `deadline` are those of `Session.send`. Raises `InvalidMessage`, `MessageTooLarge` if no
+        member takes as much, and what `where` raises.
         """
-        fanout = Fanout(self._lagging, type(message), codec.encode(message), when_full, patience)
+        parcel = Parcel(message, type(message), codec.encode(message), via, deadline)
+        fanout = Fanout(self._lags, parcel, when_full, patience)
         return await self._send(fanout, exclude, where)
 
     async def emit(
@@ -197,11 +205,12 @@ class Group(Generic[StateT]):
         where: Callable[[Session[StateT]], object] | None = None,
         when_full: WhenMemberFull = "wait",
         patience: float | None = PATIENCE_SECONDS,
+        via: Channel | None = None,
+        deadline: float | None = None,
     ) -> GroupOutcome:
         """Queue a plain value under a topic for every member; like `send` in all else."""
-        fanout = Fanout(
-            self._lagging, object, codec.encode_topic(topic, value), when_full, patience
-        )
+        parcel = Parcel(value, object, codec.encode_topic(topic, value), via, deadline)
+        fanout = Fanout(self._lags, parcel, when_full, patience)
         return await self._send(fanout, exclude, where)
 
     async def _send(
@@ -218,7 +227,7 @@ class Group(Generic[StateT]):
         self._senders += 1
         try:
             async with self._turn:
-                if self._cap is None or await self._cap.admits(len(fanout.payload)):
+                if self._cap is None or await self._cap.admits(fanout.size):
                     await self._offer_to_all(fanout, excluded, where)
                 else:
                     outcome.over_rate = True

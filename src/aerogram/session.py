@@ -29,7 +29,7 @@ from aerogram.errors import (
 from aerogram.inbox import Inbox
 from aerogram.lifecycle import Lifecycle
 from aerogram.messages import Request, Stream
-from aerogram.outbox import PAYLOAD_ONLY, Outbox
+from aerogram.outbox import Outbox
 from aerogram.pings import Pings
 from aerogram.receipts import Receipt
 from aerogram.requests import Requests, checked_key, take_answers
@@ -296,17 +296,6 @@ class Session(Generic[StateT]):
         """
         self.raise_if_closed()
         return await self._pings.ping(timeout)
-
-    def send_encoded(self, kind: type, payload: bytes, message: object = PAYLOAD_ONLY) -> bool:
-        """Queue a message that is encoded already; False if there is no room now."""
-        channel = self.outbox.channel_of(kind)
-        return self.outbox.offer(channel, message, payload, None) is not None
-
-    async def send_when_room(
-        self, kind: type, payload: bytes, message: object = PAYLOAD_ONLY
-    ) -> None:
-        """Queue a message that is encoded already, once there is room."""
-        await self.outbox.send(self.outbox.channel_of(kind), message, payload, None)
 
     def has_room(self, channel: SendChannel) -> None:
         """The manager says that a queue which was full is half empty."""
