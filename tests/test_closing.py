@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,6 +133,21 @@ async def test_a_session_that_sends_after_the_end_gets_its_reason(config: Config
         shell.schedule_flush()
         shell._flush()  # type: ignore[attr-defined]
         assert shell.protocol.stats.send_errors == 0  # type: ignore[attr-defined]
+
+
+async def test_a_closed_server_arms_no_timer_for_peers_that_never_answered(config: Config) -> None:
+    server = await serve(echo_app(), config=replace(config, grace_seconds=0.05))
+    async with connect(server.address, config=replace(config, grace_seconds=0.05)) as session:
+        assert await echoed(session)
+        session._shell.transport.abort()  # type: ignore[attr-defined]
+        manager = server._manager
+        manager.schedule_flush()
+        await server.close()
+        assert manager.endpoint.poll_timeout() is not None, "it would have something to wait for"
+        manager._flush()
+        manager.schedule_flush()
+        await asyncio.sleep(0)
+        assert manager._timer is None or manager._timer.cancelled()
 
 
 # Handlers that do not end
@@ -340,7 +356,7 @@ def test_a_program_in_development_mode_says_nothing() -> None:
     assert ended.returncode == 0
 
 
-SLOW_DEVICE = "ip link set lo up; tc qdisc add dev lo root tbf rate 10mbit burst 20000 limit 1000000"
+SLOW_DEVICE = "ip link set lo up; tc qdisc add dev lo root tbf rate 10mbit burst 20000 limit 500000"
 
 SLOW_PROGRAM = """
 import asyncio, sys
