@@ -67,9 +67,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--worlds", type=int, default=sys.maxsize, help="at most so many")
     parser.add_argument("--broken", choices=[*BROKEN], help="break the protocol on purpose")
     options = parser.parse_args(arguments)
-    # A world that fails leaves tasks behind that would complain when they are collected.
-    sys.unraisablehook = lambda unraisable: None
-    logging.getLogger("asyncio").disabled = True
     sweep = Sweep(options.broken)
     started = time.monotonic()
     seed = options.seed
@@ -83,4 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # A world that fails leaves tasks behind, which would complain when they are collected.
+    sys.unraisablehook = lambda unraisable: None
+    logging.getLogger("asyncio").disabled = True
     sys.exit(main())
