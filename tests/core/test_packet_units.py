@@ -100,6 +100,19 @@ def test_many_channels_with_little_to_say_share_packets() -> None:
     assert len(packets) < 12
 
 
+@pytest.mark.parametrize("alike", [1, 2, 3, 7])
+def test_empty_messages_with_deadlines_fill_packets_up_to_the_limit(alike: int) -> None:
+    side = Side()
+    channel = side.channel("a")
+    for number in range(600):
+        side.connection.send(channel, b"", 10.0 + number // alike)
+        if number % 10 == 0:
+            side.connection.ping(lambda: None)
+    packets = side.frames()
+    assert messages(packets) == [(0, number) for number in range(600)]
+    assert count(packets, wire.Lifetimes) == count(packets, wire.Messages) == len(packets)
+
+
 def test_many_refusals_and_a_full_ack_take_several_packets() -> None:
     side = Side()
     side.hear(0, wire.encode_channel(0, "unheard of", "Strange/once"))

@@ -120,7 +120,7 @@ def units(frames: list[wire.Frame]) -> int:
         elif isinstance(frame, wire.Ack):
             total += len(encode_frame(frame)) // wire.ACK_UNIT_BYTES
         elif isinstance(frame, wire.Lifetimes):
-            total += len(frame.runs)
+            total += wire.LIFETIME_UNITS * len(frame.runs)
     return total
 
 

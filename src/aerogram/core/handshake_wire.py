@@ -28,7 +28,7 @@ from aerogram.core.frames import (
 from aerogram.core.reading import CUT_OFF, read_bytes, read_counted, read_integer
 from aerogram.errors import DecodeError
 
-PARAMETERS_LIMIT: Final = 64
+PARAMETERS_LIMIT: Final = 32
 """Transport parameters in one list, known or not."""
 TOKEN_BYTES_LIMIT: Final = 256
 """Longest token of a RETRY."""

@@ -41,7 +41,12 @@ class Lifetimes:
     @property
     def units(self) -> int:
         """What the frame costs of `wire.PACKET_UNITS_LIMIT`."""
-        return wire.FRAME_UNITS + len(self._runs)
+        return wire.FRAME_UNITS + wire.LIFETIME_UNITS * len(self._runs)
+
+    @property
+    def units_with_another(self) -> int:
+        """The most that it costs with one message more."""
+        return self.units + wire.LIFETIME_UNITS
 
     def room_for(self, message: Outgoing) -> int:
         """The most bytes by which the frame grows if this message is added."""

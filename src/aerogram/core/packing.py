@@ -27,7 +27,7 @@ PREFIXES: Final = wire.LENGTH_PREFIX
 
 LIFETIME_ROOM_BYTES: Final = HEADER_BYTES + ENTRY_BYTES
 """The most that a LIFETIMES frame of one message takes."""
-RECORD_UNITS: Final = 2 * wire.FRAME_UNITS + 1
+RECORD_UNITS: Final = 2 * wire.FRAME_UNITS + wire.LIFETIME_UNITS
 """What a FRAGMENT frame costs, with a LIFETIMES frame of one message before it."""
 
 
@@ -285,7 +285,7 @@ class Packer:
             if lifetimes is not None:
                 space -= lifetimes.room_for(message)
             credit -= size + MESSAGE_OVERHEAD_BYTES
-            units = len(run) if lifetimes is None else len(run) + lifetimes.units
+            units = len(run) if lifetimes is None else len(run) + lifetimes.units_with_another
             if space < 0 or credit < 0 or units >= count:
                 break
             channel.queue.popleft()
@@ -445,7 +445,7 @@ def _take_resends(
         units = len(run)
         if lifetimes is not None:
             space -= lifetimes.room_for(message)
-            units += lifetimes.units
+            units += lifetimes.units_with_another
         if space < 0 or units >= count or (run and message.number != run[-1].number + 1):
             break
         run.append(resend.popleft())

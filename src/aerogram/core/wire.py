@@ -160,6 +160,8 @@ FRAME_UNITS: Final = 10
 """What any other frame is by itself. PINGs in a row are one frame."""
 ACK_UNIT_BYTES: Final = 2
 """So many bytes of an ACK frame are one unit more."""
+LIFETIME_UNITS: Final = 3
+"""What each entry of a LIFETIMES frame is: two integers have to be read for it."""
 ACK_RANGES_LIMIT: Final = 64
 UNIFORM_LIMIT: Final = 64
 """Longest run of messages of one size that is taken apart in one call."""
@@ -193,6 +195,9 @@ def decode_frames_untrusted(data: bytes) -> list[Frame]:
                 start = position
                 frame, position = _decode_ack(data, position + 1)
                 units -= (position - start) // ACK_UNIT_BYTES
+            elif kind == FRAME_LIFETIMES:
+                frame, position = _decode_lifetimes(data, position + 1, units // LIFETIME_UNITS)
+                units -= LIFETIME_UNITS * len(frame.runs)
             elif kind == FRAME_PING:
                 frame = Ping()
                 position = length - len(data[position:].lstrip(PING))
@@ -201,8 +206,6 @@ def decode_frames_untrusted(data: bytes) -> list[Frame]:
                 if decoder is None:
                     raise DecodeError("an unknown frame")
                 frame, position = decoder(data, position + 1)
-                if isinstance(frame, Lifetimes):
-                    units -= len(frame.runs)
             frames.append(frame)
     except CUT_OFF:
         raise DecodeError("a frame is cut off") from None
@@ -323,11 +326,11 @@ def _decode_skip(data: bytes, position: int) -> tuple[Skip, int]:
     return Skip(channel, number, cost), position
 
 
-def _decode_lifetimes(data: bytes, position: int) -> tuple[Lifetimes, int]:
+def _decode_lifetimes(data: bytes, position: int, limit: int) -> tuple[Lifetimes, int]:
     channel, position = read_integer(data, position)
     first, position = read_integer(data, position)
     count, position = read_integer(data, position)
-    if not 0 < count <= PACKET_UNITS_LIMIT:
+    if not 0 < count <= limit:
         raise DecodeError("a frame with too few or too many lifetimes")
     runs: list[tuple[int, int]] = []
     left = PACKET_UNITS_LIMIT
@@ -407,7 +410,6 @@ _DECODERS: Final[dict[int, Callable[[bytes, int], tuple[Frame, int]]]] = {
     FRAME_NEW_CONNECTION_ID: _decode_new_connection_id,
     FRAME_RETIRE_CONNECTION_ID: _decode_retire_connection_id,
     FRAME_CLOSE: _decode_close,
-    FRAME_LIFETIMES: _decode_lifetimes,
     FRAME_TIME: _decode_time,
     FRAME_TIME_ANSWER: _decode_time_answer,
 }
