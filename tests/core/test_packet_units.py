@@ -100,17 +100,19 @@ def test_many_channels_with_little_to_say_share_packets() -> None:
     assert len(packets) < 12
 
 
-@pytest.mark.parametrize("alike", [1, 2, 3, 7])
-def test_empty_messages_with_deadlines_fill_packets_up_to_the_limit(alike: int) -> None:
+@pytest.mark.parametrize("seed", range(20))
+def test_messages_with_all_sorts_of_deadlines_and_a_ping_fit(seed: int) -> None:
+    generator = random.Random(seed)
     side = Side()
     channel = side.channel("a")
-    for number in range(600):
-        side.connection.send(channel, b"", 10.0 + number // alike)
-        if number % 10 == 0:
-            side.connection.ping(lambda: None)
+    kinds = generator.choice((1, 2, 5, 20, 100))
+    for _ in range(400):
+        deadline = 10.0 + generator.randrange(kinds) / 100 if generator.random() < 0.8 else None
+        side.connection.send(channel, b"", deadline)
+    side.connection.ping(lambda: None)
     packets = side.frames()
-    assert messages(packets) == [(0, number) for number in range(600)]
-    assert count(packets, wire.Lifetimes) == count(packets, wire.Messages) == len(packets)
+    assert messages(packets) == [(0, number) for number in range(400)]
+    assert count(packets, wire.Ping) == 1
 
 
 def test_many_refusals_and_a_full_ack_take_several_packets() -> None:
