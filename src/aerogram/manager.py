@@ -374,6 +374,7 @@ class SessionManager:
             self._stopped = self.flush_scheduled = True  # nothing is flushed any more
             if self._timer is not None:
                 self._timer.cancel()
+                self._timer = None
             self._closed.set()
             if self._protocol is not None:
                 self._protocol.close()
