@@ -11,9 +11,9 @@ import argparse
 from collections.abc import Sequence
 from typing import Final
 
-from aerogram.cli import demo, discover, keygen, ping, proxy, serve
+from aerogram.cli import demo, discover, doctor, keygen, ping, proxy, serve
 
-_COMMANDS: Final = (demo, serve, ping, keygen, proxy, discover)
+_COMMANDS: Final = (demo, serve, ping, doctor, keygen, proxy, discover)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -48,6 +48,14 @@ def host_port(text: str) -> tuple[str, int]:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def server_target(text: str) -> tuple[str, int | None]:
+    """The first arguments of `connect` for a server's address, or for `host:port`.
+
+    Raises `InvalidAddress`.
+    """
+    return (text, None) if "://" in text else parse_host_port(text)
+
+
 def format_address(address: tuple[Any, ...]) -> str:
     """Return a socket address in the form that `parse_host_port` takes."""
     host, port = address[:2]

@@ -13,7 +13,7 @@ import statistics
 import sys
 from typing import Any
 
-from aerogram.cli.common import add_loop_option, run_async
+from aerogram.cli.common import add_loop_option, run_async, server_target
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -60,7 +60,7 @@ async def ping(options: argparse.Namespace) -> int:
 async def _measure(options: argparse.Namespace) -> list[float]:
     from aerogram import connect
 
-    host, port = _target(options.address)
+    host, port = server_target(options.address)
     seconds: list[float] = []
     async with connect(host, port, insecure=options.insecure, timeout=options.timeout) as session:
         for number in range(options.count):
@@ -75,12 +75,6 @@ async def _measure(options: argparse.Namespace) -> list[float]:
             if number + 1 < options.count:
                 await asyncio.sleep(options.interval)
     return seconds
-
-
-def _target(text: str) -> tuple[str, int | None]:
-    from aerogram.cli.common import parse_host_port
-
-    return (text, None) if "://" in text else parse_host_port(text)
 
 
 def _summary(count: int, seconds: list[float]) -> dict[str, float]:
