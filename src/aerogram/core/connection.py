@@ -27,7 +27,9 @@ from aerogram.core.events import (
     RefuseCode,
     SessionEnded,
     SessionOpened,
+    clipped,
 )
+from aerogram.core.handshake import idle_seconds
 from aerogram.core.incoming import ReceiveChannel
 from aerogram.core.keys import PacketProtection
 from aerogram.core.outgoing import Outgoing
@@ -52,8 +54,6 @@ LONGEST_PATIENCE_SECONDS: Final = 1.0
 """A new address is challenged again after this at most, while packets keep coming from there."""
 CONTROLS_LIMIT: Final = 1024
 """Refusals and answers to path challenges that wait for a packet; further ones are left out."""
-REASON_BYTES: Final = 1024
-"""Longest reason on the wire."""
 
 
 class State(IntEnum):
@@ -494,15 +494,3 @@ class Connection:
         self._receiver.expire_partial(now)
         if now >= self._keepalive_at():
             self._sender.ping_due = True
-
-
-def idle_seconds(config: Config, peer: wire.TransportParameters) -> float:
-    """The lower of both sides' idle timeouts; 0 means none."""
-    theirs = peer.idle_timeout_milliseconds / 1000
-    timeouts = [seconds for seconds in (config.idle_timeout_seconds, theirs) if seconds > 0]
-    return min(timeouts) if timeouts else float("inf")
-
-
-def clipped(reason: str) -> str:
-    """A reason as it fits on the wire."""
-    return reason.encode("utf-8", "replace")[: REASON_BYTES // 4].decode("utf-8", "ignore")

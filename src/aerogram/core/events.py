@@ -7,7 +7,7 @@ and `Connection` is made from these.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from aerogram.core.channel import ReceiveChannel, Run, SendChannel
@@ -36,6 +36,15 @@ class RefuseCode(IntEnum):
     UNKNOWN_CHANNEL = 3
     HANDLER_FAILED = 4
     UNDECODABLE = 5
+
+
+REASON_BYTES: Final = 256
+"""Longest reason that is sent with one of these; a frame takes 1024."""
+
+
+def clipped(reason: str) -> str:
+    """A reason as it fits on the wire."""
+    return reason.encode("utf-8", "replace")[:REASON_BYTES].decode("utf-8", "ignore")
 
 
 class SessionOpened:

@@ -93,6 +93,13 @@ def decode_peer_parameters(data: bytes) -> TransportParameters:
     return peer
 
 
+def idle_seconds(config: Config, peer: TransportParameters) -> float:
+    """The lower of both sides' idle timeouts; 0 means none."""
+    theirs = peer.idle_timeout_milliseconds / 1000
+    timeouts = [seconds for seconds in (config.idle_timeout_seconds, theirs) if seconds > 0]
+    return min(timeouts) if timeouts else float("inf")
+
+
 @dataclass(slots=True)
 class Established:
     """What a finished handshake yields."""
