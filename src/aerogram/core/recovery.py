@@ -185,7 +185,7 @@ class Recovery:
 
     @property
     def answered_at(self) -> float:
-        """When the peer last acknowledged something, or owed nothing; infinity while it does not."""
+        """When the peer last acknowledged something or began to owe it; infinity if it does not."""
         return self._answered_at if self.sent else math.inf
 
     def _sample(self, newly: list[SentPacket], largest: int, ack_delay: float, now: float) -> None:
