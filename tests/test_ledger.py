@@ -223,6 +223,27 @@ def test_a_sum_that_is_off_is_told_in_words() -> None:
     assert total.balanced
 
 
+async def test_what_no_handler_could_begin_is_counted_when_the_session_is_gone() -> None:
+    app = App()
+
+    @app.on_open
+    async def never(session: Session[None]) -> None:
+        await asyncio.Event().wait()
+
+    @app.on(Say)
+    async def say(session: Session[None], say: Say) -> None:
+        raise AssertionError("on_open has not run")
+
+    server = await serve(app, config=Config(grace_seconds=0.1))
+    async with connect(server.address) as session:
+        for _ in range(5):
+            await session.deliver(Say(""), timeout=5)
+    await server.close()
+    totals = server.stats.totals
+    assert (totals.messages_received, totals.messages_dropped_closed) == (5, 5)
+    assert totals.balanced, totals.imbalances
+
+
 # -- sending without waiting
 
 

@@ -24,6 +24,7 @@ from aerogram import (
     connect,
     serve,
 )
+from aerogram import messages as codec
 from aerogram.lab import Link, Network
 
 
@@ -258,6 +259,49 @@ async def test_an_item_of_another_type_fails_at_who_asked() -> None:
         with pytest.raises(RequestFailed, match="cannot be decoded"):
             await hear(session.stream(Names(), timeout=5), heard)
         assert heard == ["ada"]
+
+
+@pytest.mark.parametrize(
+    ("frame", "error"),
+    [
+        (codec.encode_item(0, 16, Price(1)), "more items than it was asked for"),
+        (codec.encode_end(0, 0, codec.Failure(codec.FailureCode.FAILED, "early")), "early"),
+        (codec.encode_failure(0, codec.FailureCode.UNKNOWN, "no such thing"), "no such thing"),
+    ],
+)
+async def test_a_peer_that_breaks_the_rules_ends_its_own_stream(frame: bytes, error: str) -> None:
+    market = Market()
+    async with serve(market.app) as server, connect(server.address) as session:
+        prices = session.stream(Watch("STALLS"), timeout=5)
+        for number in range(3):
+            assert await anext(prices) == Price(number)
+        [peer] = server.sessions
+        peer.outbox.put_own("answers", frame)
+        with pytest.raises(RequestFailed, match=error):
+            await anext(prices)
+        assert [price async for price in session.stream(Watch("ACME", 1), timeout=5)] == [Price(0)]
+
+
+async def test_frames_for_nothing_that_was_asked_are_harmless() -> None:
+    market = Market()
+    async with serve(market.app) as server, connect(server.address) as session:
+        prices = session.stream(Watch("STALLS"), timeout=5)
+        assert await anext(prices) == Price(0)
+        [peer] = server.sessions
+        for frame in (
+            codec.encode_item(77, 0, Price(1)),
+            codec.encode_end(77, 2**63, None),
+            codec.encode_answer(77, Price(1)),
+            codec.encode_more(77, 2**63),
+            codec.encode_cancel(77),
+            codec.encode_item(0, 0, Price(99)),
+        ):
+            peer.outbox.put_own("answers", frame)
+            session.outbox.put_own("answers", frame)
+        assert await anext(prices) == Price(1)
+        await session.ping()
+        assert session.stats.balanced and peer.stats.balanced
+        await prices.aclose()
 
 
 async def test_a_bounded_kind_of_stream_waits_for_its_turn() -> None:
