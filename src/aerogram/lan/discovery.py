@@ -92,11 +92,12 @@ async def announce(
     hosts = _hosts_of(server)
     async with _zeroconf(interfaces) as zeroconf:
         info = _service_info(name, here.port, hosts, described)
-        await zeroconf.async_register_service(info, allow_name_change=True)
+        registry: Any = zeroconf  # its types are incomplete
+        await registry.async_register_service(info, allow_name_change=True)
         try:
             yield
         finally:
-            await (await zeroconf.async_unregister_service(info))
+            await (await registry.async_unregister_service(info))
 
 
 def _check(name: str, properties: Mapping[str, str]) -> None:
