@@ -86,7 +86,7 @@ class Arrivals:
         overflow: Overflow = "drop_oldest",
     ) -> None:
         self.items: deque[Datagram] = deque()
-        """Readers take from the left and count `handed_over`; they wait when it is empty."""
+        """Readers take from the left, and wait when it is empty."""
         self.on_empty: Callable[[], None] | None = None
         """Called each time that a reader begins to wait."""
         self._stats = stats

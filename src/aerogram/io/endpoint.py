@@ -100,12 +100,16 @@ class DatagramEndpoint:
     @property
     def stats(self) -> DatagramStats:
         """The counters; the same object each time, brought up to date."""
-        self._stats.queued = len(self._items)
+        stats = self._stats
+        stats.queued = len(self._items)
+        # Each hand-over would else pay for its own count.
+        dropped = stats.dropped_oldest + stats.dropped_newest + stats.dropped_at_close
+        stats.handed_over = stats.received - stats.queued - dropped
         if self._link.sock is not None and not self._closed:
             self._stats.dropped_by_kernel = (
                 ancillary.dropped_by_kernel(self._link.sock) - self._dropped_before
             )
-        return self._stats
+        return stats
 
     # Receiving
 
@@ -115,7 +119,6 @@ class DatagramEndpoint:
     async def __anext__(self) -> Datagram:
         if not self._items:
             await self._wait_or_stop()
-        self._stats.handed_over += 1
         return self._items.popleft()
 
     async def _wait_or_stop(self) -> None:
@@ -131,7 +134,6 @@ class DatagramEndpoint:
         if not self._items:
             async with asyncio.timeout(timeout):
                 await self._arrivals.wait()
-        self._stats.handed_over += 1
         return self._items.popleft()
 
     async def receive_many(self, *, timeout: float | None = None) -> list[Datagram]:
@@ -144,7 +146,6 @@ class DatagramEndpoint:
                 await self._arrivals.wait()
         taken = list(self._items)
         self._items.clear()
-        self._stats.handed_over += len(taken)
         return taken
 
     # Sending
@@ -234,7 +235,7 @@ class DatagramEndpoint:
         control = None
         if options and listed:
             control = self._control(self._book.for_socket(listed[0]), options)
-        return await self._sender.send_many(data, listed, [control], rate)
+        return await self._sender.send_many(data, listed, control, rate)
 
     async def broadcast(
         self, data: Payload, port: int, *, interface: InterfaceName | None = None
@@ -247,7 +248,7 @@ class DatagramEndpoint:
         sock = self._open_link().sock
         if sock is None:
             multicast.allow_broadcast(self._link.transport)
-            return await self._sender.send_many(data, [(LIMITED_BROADCAST, port)], [None], None)
+            return await self._sender.send_many(data, [(LIMITED_BROADCAST, port)], None, None)
         wanted = None if interface is None else interface_index(interface)
         found = [
             (host, each.index)
@@ -258,11 +259,14 @@ class DatagramEndpoint:
         if not found:
             raise InvalidAddress("no interface that can broadcast")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        controls: list[ControlList | None] = [None]
-        if self._link.knows_details:
-            controls = [self._control((host, port), {"interface": index}) for host, index in found]
-        addresses = [(host, port) for host, _ in found]
-        return await self._sender.send_many(data, addresses, controls, None)
+        outcomes: list[Exception | None] = []
+        for host, index in found:
+            control = None
+            if self._link.knows_details:
+                control = self._control((host, port), {"interface": index})
+            fan_out = await self._sender.send_many(data, [(host, port)], control, None)
+            outcomes += fan_out.outcomes
+        return FanOut([(host, port) for host, _ in found], outcomes)
 
     def _control(self, target: Any, options: SendOptions) -> ControlList:
         """Return the control messages for one send."""
@@ -350,7 +354,7 @@ class DatagramEndpoint:
         """Close the socket at once; tasks that wait on the endpoint learn it. More do nothing."""
         if self._closed:
             return
-        self._stats = self.stats  # the last look at the socket's own counter
+        _ = self.stats  # the last look at the socket's own counter
         self._closed = True
         self._arrivals.close()
         self.errors.close()

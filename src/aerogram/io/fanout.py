@@ -11,8 +11,10 @@ import asyncio
 import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Final
 
+from aerogram.errors import InvalidAddress
 from aerogram.io.ancillary import ControlList, segment_control
 from aerogram.io.links import Link, Payload, Workings, send_refused
 from aerogram.io.sockets import LARGEST_PAYLOAD_BYTES
@@ -110,16 +112,16 @@ class Sender:
         self,
         data: Payload,
         addresses: Sequence[Any],
-        controls: Sequence[ControlList | None],
+        control: ControlList | None,
         rate: float | None,
     ) -> FanOut:
-        """Send `data` to each address, with its control messages (or those of the last one)."""
+        """Send `data` to each address, with these control messages."""
         outcomes: list[Exception | None] = []
         pacer = Pacer(self._loop, rate)
         while len(outcomes) < len(addresses):
             done = len(outcomes)
             batch = addresses[done : done + max(0, pacer.allowance(done))]
-            if not self._burst(data, batch, controls, outcomes):
+            if not self._burst(data, batch, control, outcomes):
                 await self._link.wait_for_room()
             elif len(outcomes) < len(addresses):
                 await pacer.pause(len(outcomes))
@@ -129,25 +131,52 @@ class Sender:
         self,
         data: Payload,
         addresses: Sequence[Any],
-        controls: Sequence[ControlList | None],
+        control: ControlList | None,
         outcomes: list[Exception | None],
     ) -> bool:
         """Send to these, as far as the time of a turn goes. False: there is no room."""
-        for_socket, transmit = self._book.for_socket, self._link.transmit
-        time, until = self._loop.time, self._loop.time() + HOLD_SECONDS
-        for count, address in enumerate(addresses, 1):
-            outcome: Exception | None = None
-            control = controls[min(len(outcomes), len(controls) - 1)]
-            try:
-                if not transmit(data, for_socket(address), control, 1):
-                    return False
-            except OSError as error:
-                outcome = send_refused(error, len(data), self._stats)
-            except ValueError as error:  # InvalidAddress
-                outcome = error
-            outcomes.append(outcome)
-            if count % SENDS_PER_LOOK == 0 and time() >= until:
+        until = self._loop.time() + HOLD_SECONDS
+        start = 0
+        while start < len(addresses):
+            part = addresses[start : start + SENDS_PER_LOOK]
+            targets = [self._target(address) for address in part]
+            if not self._send_part(data, targets, control, outcomes):
+                return False
+            start += len(part)
+            if self._loop.time() >= until:
                 break
+        return True
+
+    def _target(self, address: object) -> Any:
+        """What the socket takes for an address, or the error that it is none."""
+        try:
+            return self._book.for_socket(address)
+        except InvalidAddress as error:
+            return error
+
+    def _send_part(
+        self,
+        data: Payload,
+        targets: Sequence[Any],
+        control: ControlList | None,
+        outcomes: list[Exception | None],
+    ) -> bool:
+        """Send to each target and append its outcome, until there is no room (False)."""
+        while targets:
+            good = list(takewhile(_is_target, targets))
+            done, error = self._link.transmit_each(data, good, control)
+            outcomes += [None] * done
+            if done < len(targets):
+                outcome = targets[done]
+                if error is not None:
+                    try:
+                        if not self._link.try_again(error, data, outcome, control, 1):
+                            return False
+                        outcome = None
+                    except OSError as refusal:
+                        outcome = send_refused(refusal, len(data), self._stats)
+                outcomes.append(outcome)
+            targets = targets[done + 1 :]
         return True
 
     async def send_run(
@@ -178,6 +207,10 @@ class Sender:
             writes += 1
             if writes % WRITES_PER_TURN == 0:
                 await asyncio.sleep(0)
+
+
+def _is_target(target: object) -> bool:
+    return not isinstance(target, InvalidAddress)
 
 
 def run_length(datagrams: Sequence[Payload], done: int) -> int:

@@ -22,14 +22,16 @@ from aerogram.io.datagram import DatagramStats
 from aerogram.io.endpoint import ANY_IPV4, DatagramEndpoint
 from aerogram.io.icmp import ErrorCallback, ErrorReports
 from aerogram.io.inherited import inherited_socket
-from aerogram.io.links import Link, SocketLink, TransportLink, Workings
+from aerogram.io.links import Link, Workings
 from aerogram.io.multicast import only_own_groups
 from aerogram.io.network import Network, SocketNetwork
+from aerogram.io.socketlink import SocketLink
 from aerogram.io.sockets import (
     ask_buffers,
     checked_address,
     create_udp_socket,
 )
+from aerogram.io.transportlink import TransportLink
 
 
 class open_endpoint:  # noqa: N801  used as a function: `async with open_endpoint(...)`

@@ -12,8 +12,8 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
-from aerogram.io.links import TransportLink
 from aerogram.io.protocol import PacketProtocol
+from aerogram.io.transportlink import TransportLink
 from aerogram.lab.faults import CORRUPTION, COUNTERS, DROPS, checked_faults
 from aerogram.lab.loop import VirtualLoop
 from aerogram.lab.network import WATCHERS, Network
