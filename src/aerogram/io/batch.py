@@ -61,6 +61,9 @@ _REFUSALS_LIMIT: Final = 1024
 _REFUSAL_SECONDS: Final = 60.0
 """Routes and interfaces change, so a destination is tried again with runs after this."""
 
+_TARGETS_LIMIT: Final = 16384
+"""Addresses that are known to be good. Beyond it all are checked again."""
+
 _NO_BUFFERS: Final = frozenset({errno.ENOBUFS, errno.ENOMEM})
 _RUN_REFUSED: Final = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP})
 _SOCKET_BROKEN: Final = frozenset({errno.EBADF, errno.ENOTSOCK})
@@ -128,7 +131,9 @@ class BatchTransport(asyncio.DatagramTransport):
         self._buffer_bytes = (config or Config()).transport_buffer_bytes
         self._read_bytes = read_bytes
         self._closing = False
+        self._family = udp.family
         self._checked_target: object = self
+        self._checked_targets: set[Address] = set()
         self._crowded = False
         self._lone_turns = 0
         self._queue: deque[tuple[Sequence[bytes], Address | None]] = deque()
@@ -241,12 +246,22 @@ class BatchTransport(asyncio.DatagramTransport):
         self._hold(packets, address)
 
     def _check_target(self, address: Address | None) -> None:
-        """Let only what needs no name server reach the socket; the last one is remembered."""
-        if address is not None:
-            check_target(address, self._socket.family)
-        elif self._peer is None:
-            raise InvalidAddress("no address to send to, and the socket is not connected")
+        """Let only what needs no name server reach the socket; the check costs half a send."""
+        if address is None:
+            if self._peer is None:
+                raise InvalidAddress("no address to send to, and the socket is not connected")
+        elif not self._has_checked(address):
+            check_target(address, self._family)
+            if len(self._checked_targets) >= _TARGETS_LIMIT:
+                self._checked_targets.clear()
+            self._checked_targets.add(address)
         self._checked_target = address
+
+    def _has_checked(self, address: Address) -> bool:
+        try:
+            return address in self._checked_targets
+        except TypeError:  # no address at all
+            return False
 
     def _transmit(self, packets: Sequence[bytes], address: Address | None) -> int:
         """Give packets to the kernel until it has no room. Returns how many are dealt with."""
