@@ -8,21 +8,24 @@ queue is first found full and not anew with each message. What waits for a membe
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from aerogram.core.channel import SendChannel
 from aerogram.core.events import CloseCode
 from aerogram.core.pacing import RateLimit
 from aerogram.errors import MessageTooLarge, SessionClosed
 from aerogram.session import Session
-from aerogram.typevars import StateT
 
 if TYPE_CHECKING:
     from aerogram.channels import Channel
 
 PATIENCE_SECONDS: Final = 1.0
 """A sender waits no longer for a member without room, in all."""
+
+PATIENCE_GRAIN_SECONDS: Final = 0.01
+"""Patience is looked at no more often than this, however many are waited for."""
 
 BURST_SECONDS: Final = 1.0
 """A group that was silent may say at once what its limit allows in this time."""
@@ -58,20 +61,6 @@ class GroupOutcome:
         return self.sent + self.waited
 
 
-class Lag:
-    """A channel of a member without room: since when, and how many messages wait for it."""
-
-    __slots__ = ("since", "waiting")
-
-    def __init__(self, since: float) -> None:
-        self.since = since
-        self.waiting = 0
-
-
-Lags = dict[Session[StateT], dict[SendChannel, Lag]]
-"""The members without room, until they have."""
-
-
 @dataclass(frozen=True, slots=True)
 class Parcel:
     """A message as it goes to every member."""
@@ -87,33 +76,57 @@ class Parcel:
         """The channel that it takes to a member. Raises `InvalidMessage`."""
         return session.outbox.channel_for(self.kind, self.via)
 
-    def offer_to(self, session: Session[Any]) -> bool:
-        """Queue it for a member; False if there is no room. Raises as `Session.send`."""
-        outbox = session.outbox
-        channel = outbox.channel_for(self.kind, self.via)
-        return outbox.offer(channel, self.message, self.payload, self.deadline) is not None
 
-    async def send_to(self, session: Session[Any]) -> None:
-        """Queue it for a member once there is room. Raises as `Session.send`."""
-        outbox = session.outbox
-        channel = outbox.channel_for(self.kind, self.via)
-        await outbox.send(channel, self.message, self.payload, self.deadline)
+class Lag:
+    """A channel of a member without room, and the messages that wait for it in their order."""
+
+    __slots__ = ("_channel", "_listens", "_session", "since", "waiting")
+
+    def __init__(self, session: Session[Any], channel: SendChannel, since: float) -> None:
+        self._session = session
+        self._channel = channel
+        self._listens = False
+        self.since = since
+        """Since when there is no room."""
+        self.waiting: dict[Fanout, None] = {}
+
+    def add(self, fanout: Fanout) -> None:
+        """Let a message wait."""
+        self.waiting[fanout] = None
+        self._listen()
+
+    def _listen(self) -> None:
+        if not self._listens:
+            self._listens = True
+            self._session.outbox.when_room(self._channel).add_done_callback(self._woken)
+
+    def _woken(self, _: asyncio.Future[None]) -> None:
+        self._listens = False
+        while self.waiting:
+            fanout = next(iter(self.waiting))
+            if not fanout.offer_late(self._session):
+                self._listen()
+                return
+            del self.waiting[fanout]
+            self.since = asyncio.get_running_loop().time()
 
 
-class Fanout(Generic[StateT]):
+Lags = dict[Session[Any], dict[SendChannel, Lag]]
+"""The members without room, until a message finds that they have."""
+
+
+class Fanout:
     """One message on its way into the queues of the members.
 
     Raises `ValueError` for a choice or a patience that is none.
     """
 
-    __slots__ = ("_error", "_lags", "_parcel", "_patience", "_waits", "_when_full", "outcome")
+    __slots__ = (
+        "_done", "_error", "_lags", "_parcel", "_patience", "_pending", "_when_full", "outcome",
+    )  # fmt: skip
 
     def __init__(
-        self,
-        lags: Lags[StateT],
-        parcel: Parcel,
-        when_full: WhenMemberFull,
-        patience: float | None,
+        self, lags: Lags, parcel: Parcel, when_full: WhenMemberFull, patience: float | None
     ) -> None:
         check_choice("when_full", when_full, WhenMemberFull)
         if patience is not None and not patience >= 0:
@@ -122,8 +135,9 @@ class Fanout(Generic[StateT]):
         self._lags = lags
         self._parcel = parcel
         self._when_full = when_full
-        self._patience = patience
-        self._waits: list[asyncio.Task[None]] = []
+        self._patience = math.inf if patience is None else patience
+        self._pending: dict[Session[Any], Lag] = {}
+        self._done: asyncio.Future[None] | None = None
         self._error: MessageTooLarge | None = None
 
     @property
@@ -131,35 +145,48 @@ class Fanout(Generic[StateT]):
         """What a member gets, in bytes."""
         return len(self._parcel.payload)
 
-    def offer(self, session: Session[StateT]) -> None:
+    def offer(self, session: Session[Any]) -> None:
         """Queue the message for a member, or see what becomes of it otherwise."""
-        if session.closed:
-            self._miss(session, closed=True)
-        elif session in self._lags:
+        if session in self._lags:
             self._offer_again(session)
         elif not self._queued(session):
             self._no_room(session)
 
-    def _offer_again(self, session: Session[StateT]) -> None:
+    def _offer_again(self, session: Session[Any]) -> None:
         """The same for a member that had no room: what waits for it goes first."""
         channel = self._parcel.channel_to(session)
-        lag = self._lags[session].get(channel)
+        lags = self._lags[session]
+        lag = lags.get(channel)
         if (lag is not None and lag.waiting) or not self._queued(session):
             self._no_room(session)
-        else:
-            self._caught_up(session, channel)
+        elif lag is not None:
+            del lags[channel]
+            if not lags:
+                del self._lags[session]
 
-    def _queued(self, session: Session[StateT]) -> bool:
-        """True unless there is no room: then it is queued, or cannot be."""
+    def _queued(self, session: Session[Any], *, late: bool = False) -> bool:
+        """False if there is no room; else it is queued, or cannot be."""
+        outbox, parcel = session.outbox, self._parcel
+        channel = outbox.channels.get(parcel.kind) if parcel.via is None else None
         try:
-            if not self._parcel.offer_to(session):
+            if channel is None:
+                channel = parcel.channel_to(session)
+            if outbox.offer(channel, parcel.message, parcel.payload, parcel.deadline) is None:
                 return False
-            self.outcome.sent += 1
+        except SessionClosed:
+            self._miss(session, closed=True)
+            return True
         except MessageTooLarge as error:
-            self._too_large(session, error)
+            self._error = error
+            self._miss(session)
+            return True
+        if late:
+            self.outcome.waited += 1
+        else:
+            self.outcome.sent += 1
         return True
 
-    def _no_room(self, session: Session[StateT]) -> None:
+    def _no_room(self, session: Session[Any]) -> None:
         if self._when_full == "skip":
             self._miss(session)
         elif self._when_full == "close":
@@ -168,72 +195,58 @@ class Fanout(Generic[StateT]):
         else:
             self._wait(session)
 
-    def _wait(self, session: Session[StateT]) -> None:
-        loop = asyncio.get_running_loop()
+    def _wait(self, session: Session[Any]) -> None:
+        now = asyncio.get_running_loop().time()
         channel = self._parcel.channel_to(session)
-        lag = self._lags.setdefault(session, {}).setdefault(channel, Lag(loop.time()))
-        until = None if self._patience is None else lag.since + self._patience
-        if until is not None and until <= loop.time():
-            self._miss(session)
-            return
-        lag.waiting += 1
-        self._waits.append(loop.create_task(self._when_room(session, channel, lag, until)))
-
-    async def _when_room(
-        self, session: Session[StateT], channel: SendChannel, lag: Lag, until: float | None
-    ) -> None:
-        had_room = False
-        try:
-            async with asyncio.timeout_at(until):
-                await self._parcel.send_to(session)
-            self.outcome.waited += 1
-            had_room = True
-        except TimeoutError:
-            self._miss(session)
-        except SessionClosed:
-            self._miss(session, closed=True)
-        except MessageTooLarge as error:
-            self._too_large(session, error)
-        finally:
-            lag.waiting -= 1
-            if had_room:
-                self._caught_up(session, channel)
-
-    def _caught_up(self, session: Session[StateT], channel: SendChannel) -> None:
-        """There was room. Patience begins anew for messages that still wait."""
-        lags = self._lags.get(session, {})
+        lags = self._lags.setdefault(session, {})
         lag = lags.get(channel)
         if lag is None:
+            lag = lags[channel] = Lag(session, channel, now)
+        if lag.since + self._patience <= now:
+            self._miss(session)
             return
-        if lag.waiting:
-            lag.since = asyncio.get_running_loop().time()
-            return
-        del lags[channel]
-        if not lags:
-            del self._lags[session]
+        self._pending[session] = lag
+        lag.add(self)
 
-    def _miss(self, session: Session[StateT], *, closed: bool = False) -> None:
+    def offer_late(self, session: Session[Any]) -> bool:
+        """Queue the message for a member that is waited for; False if there is no room again."""
+        if not self._queued(session, late=True):
+            return False
+        del self._pending[session]
+        if not self._pending and self._done is not None:
+            self._done.set_result(None)
+        return True
+
+    def _miss(self, session: Session[Any], *, closed: bool = False) -> None:
         if closed:
             self.outcome.closed += 1
         else:
             self.outcome.dropped += 1
         self.outcome.missed.append(session)
 
-    def _too_large(self, session: Session[StateT], error: MessageTooLarge) -> None:
-        self._error = error
-        self._miss(session)
-
     async def settle(self) -> None:
         """Wait for the members that are waited for. Raises `MessageTooLarge` if none took it."""
-        if self._waits:
-            await asyncio.wait(self._waits)
+        loop = asyncio.get_running_loop()
+        while self._pending:
+            self._done = loop.create_future()
+            left = self._patience - loop.time() + min(lag.since for lag in self._pending.values())
+            timeout = None if left == math.inf else max(left, PATIENCE_GRAIN_SECONDS)
+            await asyncio.wait([self._done], timeout=timeout)
+            self._lose_patience(loop.time())
         if self._error is not None and not self.outcome.queued:
             raise self._error
 
+    def _lose_patience(self, now: float) -> None:
+        for session, lag in [*self._pending.items()]:
+            if lag.since + self._patience <= now:
+                del self._pending[session]
+                lag.waiting.pop(self, None)
+                self._miss(session)
+
     def abandon(self) -> None:
         """Wait for nobody any more."""
-        for task in self._waits:
-            task.cancel()
+        for lag in self._pending.values():
+            lag.waiting.pop(self, None)
 
 
 class Cap:

@@ -31,7 +31,7 @@ from aerogram.typevars import StateT
 if TYPE_CHECKING:
     from aerogram.channels import Channel
 
-MEMBERS_PER_TURN: Final = 128
+MEMBERS_PER_TURN: Final = 64
 """A few milliseconds of work, with the packets that follow from it."""
 
 BACKLOG_LIMIT: Final = 1024
@@ -95,7 +95,7 @@ class Group(Generic[StateT]):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._lags: Lags[StateT] = {}
+        self._lags: Lags = {}
         self._members: dict[Session[StateT], None] = {}
         self._presences: WeakKeyDictionary[Presence[StateT], None] = WeakKeyDictionary()
         self._turn = asyncio.Lock()
@@ -215,7 +215,7 @@ class Group(Generic[StateT]):
 
     async def _send(
         self,
-        fanout: Fanout[StateT],
+        fanout: Fanout,
         exclude: Session[Any] | Collection[Session[Any]] | None,
         where: Callable[[Session[StateT]], object] | None,
     ) -> GroupOutcome:
@@ -239,7 +239,7 @@ class Group(Generic[StateT]):
 
     async def _offer_to_all(
         self,
-        fanout: Fanout[StateT],
+        fanout: Fanout,
         excluded: frozenset[Session[Any]],
         where: Callable[[Session[StateT]], object] | None,
     ) -> None:
@@ -248,7 +248,9 @@ class Group(Generic[StateT]):
             if start:
                 await asyncio.sleep(0)
             for session in members[start : start + MEMBERS_PER_TURN]:
-                if session in excluded or (where is not None and not where(session)):
+                if excluded and session in excluded:
+                    continue
+                if where is not None and not where(session):
                     continue
                 if session in self._members or session.closed:  # else it has left meanwhile
                     fanout.offer(session)

@@ -105,7 +105,7 @@ class Outbox:
         """Queue a message once there is room. Raises as `put`."""
         receipt = self.offer(channel, message, payload, deadline)
         while receipt is None:
-            await self._wait_for_room(channel)
+            await self.when_room(channel)
             receipt = self.offer(channel, message, payload, deadline)
         return receipt
 
@@ -126,13 +126,14 @@ class Outbox:
             return None
         return self._put_about(key, channel, payload, deadline)
 
-    async def _wait_for_room(self, channel: SendChannel) -> None:
+    def when_room(self, channel: SendChannel) -> asyncio.Future[None]:
+        """What is done when a queue that has no room now is half empty, or the session ends."""
         if not self._shell.flush_scheduled:
             self._shell.schedule_flush()
         channel.wants_room = True
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._writers.setdefault(channel.identity, []).append(ready)
-        await ready
+        return ready
 
     def has_room(self, channel: SendChannel) -> None:
         """A queue that was full is half empty."""
