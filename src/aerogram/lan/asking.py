@@ -22,7 +22,9 @@ ValueT = TypeVar("ValueT")
 AnswerT = TypeVar("AnswerT")
 
 FIRST_REPEAT_SECONDS: Final = 0.25
-"""A question is asked again after this, then after twice as long, and so on: packets get lost."""
+"""A question is asked again after this, for packets get lost; then after twice as long..."""
+REPEAT_SECONDS_MAX: Final = 1.0
+"""...up to this."""
 ANSWERS_LIMIT: Final = 4096
 """Answers that are remembered, so that none is shown twice; the iteration ends at these."""
 
@@ -127,7 +129,7 @@ async def _ask(
             if now >= repeats_at:
                 await endpoint.send(asker.question(ends_at - now), target)
                 repeats_at = now + pause
-                pause *= 2
+                pause = min(2 * pause, REPEAT_SECONDS_MAX)
             try:
                 datagram = await endpoint.receive(timeout=min(ends_at, repeats_at) - now)
             except TimeoutError:

@@ -243,10 +243,7 @@ class Responder:
         key = (address, question.identity)
         asked = self._asked.get(key)
         if asked is not None:
-            is_answered = not asked.is_pending and asked.body is not None
-            if is_answered and self._identity not in question.known:
-                asked.due = due
-                asked.is_pending = True
+            self._asked_again(asked, question, due)
             return None
         if sum(each.is_pending for each in self._asked.values()) >= PENDING_LIMIT:
             self.stats.dropped_at_limit += 1
@@ -256,6 +253,17 @@ class Responder:
             self._forget_one()
         self.stats.questions += 1
         return question
+
+    def _asked_again(self, asked: _Asked, question: Question, due: float) -> None:
+        """Answer again if the asker lacks the answer: this one, or enough equal ones of others."""
+        if asked.is_pending or asked.body is None or self._identity in question.known:
+            return
+        if self._is_superfluous(asked):
+            if self._suppress is None or len(question.known) >= self._suppress:
+                return
+            asked.heard.clear()
+        asked.due = due
+        asked.is_pending = True
 
     def _forget_one(self) -> None:
         for key, asked in self._asked.items():

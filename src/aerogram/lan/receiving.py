@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -91,6 +92,7 @@ class MulticastReceiver:
         self._timer: asyncio.TimerHandle | None = None
         self._key_wait = KEY_WAIT_SECONDS_MIN
         self._wants_report = False
+        self._is_silent = False
         self._has_left = False
         self._finished = False
         self._error: Exception | None = None
@@ -201,7 +203,7 @@ class MulticastReceiver:
             self._alarm = Alarm()
             self._arrived = Waiters(self._loop)
             self._core = self._new_receiver(invitation)
-            for work in (self._receive(), self._talk(invitation)):
+            for work in (self._receive, partial(self._talk, invitation)):
                 task = self._loop.create_task(self._guard(work))
                 opening.push_async_callback(cancel, task)
             self._flush()
@@ -281,7 +283,8 @@ class MulticastReceiver:
         elif self._session.closed:
             self._finish(_end_of(self._session))
         elif now >= core.silent_at:
-            self._finish(StreamLost(SILENT))
+            self._is_silent = True
+            self._alarm.ring()
         else:
             self._arm(core.poll_timeout())
 
@@ -293,10 +296,10 @@ class MulticastReceiver:
             timer.cancel()
         self._timer = self._loop.call_at(when, self._flush, when)
 
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         """Let readers know of what breaks a task."""
         try:
-            await work
+            await work()
         except SessionClosed:
             self._finish(_end_of(self._session))
         except Exception as error:  # the socket broke
@@ -320,7 +323,7 @@ class MulticastReceiver:
             if self._wants_report:
                 self._wants_report = False
                 await self._report()
-            if self._core.needs_key and not self._finished:
+            if (self._core.needs_key or self._is_silent) and not self._finished:
                 await self._ask_for_keys()
         await self._leave(invitation)
 
@@ -351,6 +354,9 @@ class MulticastReceiver:
             return
         except RequestFailed:
             pass
+        if self._is_silent and not is_new and self._loop.time() >= core.silent_at:
+            self._finish(StreamLost(SILENT))
+        self._is_silent = False
         self._flush()
         self._arrived.wake()
         if is_new:

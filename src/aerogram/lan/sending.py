@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -32,6 +32,8 @@ from aerogram.session import Session
 
 DATAGRAMS_PER_TURN: Final = 256
 """Received ones, before the loop goes on."""
+
+Work = Callable[[StreamSender, DatagramEndpoint], Awaitable[None]]
 
 EXPELLED: Final = "no longer a member"
 NOT_ADMITTED: Final = "not admitted to this stream"
@@ -215,8 +217,8 @@ class MulticastSender:
             core = self._core = self._new_stream()
             self._stats = core.stats
             self._broken_by = None
-            for work in (self._pump(core, endpoint), self._receive(core, endpoint)):
-                task = self._loop.create_task(self._guard(core, work))
+            for work in (self._pump, self._receive):
+                task = self._loop.create_task(self._guard(work, core, endpoint))
                 opening.push_async_callback(cancel, task)
             opening.callback(self._close, core)
             self._stack = opening.pop_all()
@@ -260,10 +262,10 @@ class MulticastSender:
 
     # Tasks
 
-    async def _guard(self, core: StreamSender, work: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, work: Work, core: StreamSender, endpoint: DatagramEndpoint) -> None:
         """Let whoever waits for the sender know if it breaks."""
         try:
-            await work
+            await work(core, endpoint)
         except Exception as error:
             self._broken_by = error
             self._close(core)

@@ -93,6 +93,8 @@ class StreamSender:
         self._config = config
         self._rekeyed_at = now
         self._wants_key = False
+        self._tells_key = False
+        """A new key is not known yet, not even to those who shall not have it."""
         self._waiting = Waiting(config.datagram_bytes)
         rate = config.rate_bytes_per_second
         self._burst = max(rate * BURST_SECONDS, 2.0 * config.datagram_bytes)
@@ -133,6 +135,7 @@ class StreamSender:
         self.keys.install(self.keys.epoch + 1, key, self.keys.next_number, now)
         self._rekeyed_at = now
         self._wants_key = False
+        self._tells_key = True
         self._heartbeat_soon(now)
 
     def needs_key(self, now: float) -> bool:
@@ -267,6 +270,8 @@ class StreamSender:
             self._repairs.clear()
             self._repairing.clear()
             self._fill_history(now)
+            if self._tells_key:
+                datagrams.append(self._heartbeat(now))
             return datagrams
         if now >= self._heartbeat_at:
             datagrams.append(self._heartbeat(now))
@@ -390,6 +395,7 @@ class StreamSender:
         if self._wants_reports:
             flags |= wire.REPORT
             self._wants_reports = not self.is_complete
+        self._tells_key = False
         self.members.measure()
         heartbeat = wire.Heartbeat(
             history.oldest,
