@@ -29,6 +29,7 @@ from aerogram.core.events import (
     SessionOpened,
     clipped,
 )
+from aerogram.core.farewell import Farewell
 from aerogram.core.handshake import idle_seconds
 from aerogram.core.incoming import ReceiveChannel
 from aerogram.core.keys import PacketProtection
@@ -37,7 +38,7 @@ from aerogram.core.pacing import RateLimit
 from aerogram.core.packing import Packer
 from aerogram.core.path import Address, Path
 from aerogram.core.receiver import ChannelDisagreement, ReassemblyBudget, Receiver
-from aerogram.core.recovery import LONGEST_PTO_SECONDS, Rtt
+from aerogram.core.recovery import Rtt
 from aerogram.core.sender import Sender
 from aerogram.core.stats import ConnectionStats
 from aerogram.core.timing import Timing
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
 
 PACKETS_PER_TURN: Final = 64
 """Packets built before other connections get their turn; also what one UDP_SEGMENT run holds."""
-CLOSES_SENT: Final = 3
-"""CLOSE is repeated this often until the peer answers (it is never acknowledged)."""
 LONGEST_PATIENCE_SECONDS: Final = 1.0
 """A new address is challenged again after this at most, while packets keep coming from there."""
 CONTROLS_LIMIT: Final = 1024
@@ -83,10 +82,7 @@ class Connection:
 
     __slots__ = (
         "_arrivals",
-        "_close_at",
-        "_close_frame",
-        "_closes_sent",
-        "_end_at",
+        "_farewell",
         "_idle_seconds",
         "_last_received_at",
         "_packer",
@@ -142,10 +138,7 @@ class Connection:
         self._idle_seconds = idle_seconds(config, peer)
         self._last_received_at = now
         self._timing: Timing | None = None
-        self._close_frame = b""
-        self._closes_sent = 0
-        self._close_at = 0.0
-        self._end_at = 0.0
+        self._farewell: Farewell | None = None
         self._wants_drained = False
         self.is_dirty = False
         self.deadline_registered: float | None = None
@@ -191,10 +184,8 @@ class Connection:
         channel has room. On a connection that has ended the message is lost at once.
         """
         sender = self._sender
-        if len(payload) > sender.peer_max_record_bytes:
-            raise MessageTooLarge(
-                f"{len(payload)} bytes; the peer takes {sender.peer_max_record_bytes} at most"
-            )
+        if len(payload) > sender.admitted_bytes:
+            return self._not_queued(payload)
         message = Outgoing(payload, deadline)
         channel.queue.append(message)
         channel.queued_bytes += len(payload)
@@ -205,10 +196,16 @@ class Connection:
             sender.mark_busy(channel)
         if not self.is_dirty:
             self.touch()
-        if self.state >= State.CLOSING:
-            # It has ended in this turn, and its user is not told yet: so has the message.
-            sender.abandon(self._last_received_at)
         return message
+
+    def _not_queued(self, payload: bytes) -> Outgoing:
+        sender = self._sender
+        if len(payload) > sender.peer_max_record_bytes:
+            raise MessageTooLarge(
+                f"{len(payload)} bytes; the peer takes {sender.peer_max_record_bytes} at most"
+            )
+        # The connection has ended in this turn, and its user is not told yet.
+        return sender.outcomes.lose(payload, self._last_received_at)
 
     def send_about(
         self,
@@ -224,7 +221,8 @@ class Connection:
         """
         hash(key)
         message = self.send(channel, payload, deadline)
-        self._sender.supersede(channel, key, message, now)
+        if message.outcome is None:
+            self._sender.supersede(channel, key, message, now)
         return message
 
     def make_room(self, channel: SendChannel, size: int, now: float) -> None:
@@ -295,8 +293,8 @@ class Connection:
             return
         self._end(code, reason, now, by_peer=False)
         self.state = State.CLOSING
-        self._close_frame = wire.encode_close(code, clipped(reason))
-        self._close_at = now
+        frame = wire.encode_close(code, clipped(reason))
+        self._farewell = Farewell(frame, self._sender.recovery, now, is_answer=False)
 
     def end_silently(self, code: int, reason: str, now: float) -> None:
         """End the session without telling the peer: it is not there, or does not know us."""
@@ -308,6 +306,7 @@ class Connection:
     def _end(self, code: int, reason: str, now: float, *, by_peer: bool) -> None:
         was_open = self.state is State.OPEN
         self._sender.abandon(now)
+        self._sender.admitted_bytes = -1
         self._receiver.abandon()
         if was_open:
             self._shared.events.append(SessionEnded(self, code, reason, by_peer))
@@ -363,16 +362,15 @@ class Connection:
             return
         if self.state is State.CLOSING:
             self.state = State.CLOSED
-        elif self.state is State.DRAINING:
-            self._close_at = now
+        elif self._farewell is not None:
+            self._farewell.asked_again(now)
 
     def peer_closed(self, frame: wire.Close, now: float) -> None:
         """The peer has ended the session."""
         self._end(frame.code, frame.reason, now, by_peer=True)
         self.state = State.DRAINING
-        self._close_frame = wire.encode_close(CloseCode.NO_ERROR, "")
-        self._close_at = now
-        self._end_at = now + 3 * self._closing_interval()
+        answer = wire.encode_close(CloseCode.NO_ERROR, "")
+        self._farewell = Farewell(answer, self._sender.recovery, now, is_answer=True)
 
     def _suspect_path(self, address: Address, now: float) -> None:
         patience = min(self._sender.recovery.probe_timeout(), LONGEST_PATIENCE_SECONDS)
@@ -421,22 +419,15 @@ class Connection:
             self.close(CloseCode.KEY_LIMIT, "packet numbers are used up", now)
 
     def _transmit_close(self, now: float) -> list[bytes]:
-        if self.state is State.CLOSED or now < self._close_at:
+        farewell = self._farewell
+        if self.state is State.CLOSED or farewell is None or now < farewell.at:
             return []
-        if self.state is State.CLOSING and self._closes_sent == CLOSES_SENT:
+        if farewell.is_over:
             self.state = State.CLOSED
             return []
-        self._closes_sent += 1
-        if self.state is State.CLOSING:
-            self._close_at = now + self._closing_interval()
-        else:
-            self._close_at = self._end_at
-        packet = self._packer.build(self._receiver, now, close=self._close_frame)
+        farewell.said(now)
+        packet = self._packer.build(self._receiver, now, close=farewell.frame)
         return [packet] if packet is not None else []
-
-    def _closing_interval(self) -> float:
-        """A round trip, but no longer than a peer that delays its acknowledgements should last."""
-        return min(self._sender.recovery.probe_timeout(), LONGEST_PTO_SECONDS)
 
     def take_challenge(self) -> tuple[bytes, Address] | None:
         """A sealed PATH_CHALLENGE and the address it goes to, if one waits."""
@@ -450,10 +441,8 @@ class Connection:
         """When `handle_timeout` has something to do; None once the connection is gone."""
         if self.state is State.CLOSED:
             return None
-        if self.state is State.CLOSING:
-            return self._close_at
-        if self.state is State.DRAINING:
-            return self._end_at
+        if self._farewell is not None:
+            return self._farewell.at if self.state is State.CLOSING else self._farewell.ends_at
         result = self._last_received_at + self._idle_seconds
         keepalive = self._keepalive_at()
         if keepalive < result:
@@ -479,7 +468,8 @@ class Connection:
     def handle_timeout(self, now: float) -> None:
         """The deadline has passed."""
         self.touch()
-        if self.state is State.DRAINING and now >= self._end_at:
+        farewell = self._farewell
+        if self.state is State.DRAINING and farewell is not None and now >= farewell.ends_at:
             self.state = State.CLOSED
         if self.state is not State.OPEN:
             return

@@ -102,19 +102,28 @@ class ReceiveChannel:
     # -- messages
 
     def run_arrived(self, first: int, payloads: list[bytes], now: float) -> tuple[list[Run], int]:
-        """Take a run of whole messages; return what is handed over and the count of duplicates."""
+        """Take a run of whole messages; return what is handed over and the count of duplicates.
+
+        Raises `DecodeError` if there was no credit for them.
+        """
         received = self.received
         if self._in_order is not None:
             if self.lifetimes or not received.ends_at(first - 1):
                 return self._one_by_one(first, payloads, now)
             self._in_order.advance(len(payloads))
-        elif not self._passes_all or self.lifetimes or (self.resends and first <= received.largest):
+        elif (
+            not self._passes_all
+            or self.lifetimes
+            or (self.resends and first != received.largest + 1)
+        ):
             return self._one_by_one(first, payloads, now)
         if self.resends:
             received.add(first, first + len(payloads) - 1)
             self._done += len(payloads)
         cost = sum(map(len, payloads)) + MESSAGE_OVERHEAD_BYTES * len(payloads)
         self.arrived_cost += cost
+        if self.arrived_cost > self.granted_cost:
+            self.check_credit()
         return [(first, payloads, cost)], 0
 
     def _one_by_one(self, first: int, payloads: list[bytes], now: float) -> tuple[list[Run], int]:
@@ -130,6 +139,7 @@ class ReceiveChannel:
                 released.extend(self.timed_arrived(number, payload, due, now))
             else:
                 released.extend(self.order(number, payload))
+        self.check_credit()
         return released, duplicates
 
     def is_new(self, number: int) -> bool:

@@ -85,6 +85,13 @@ class Outcomes:
         self._drop(message, Outcome.LOST, now)
         return message
 
+    def lose(self, payload: bytes, now: float) -> Outgoing:
+        """A message that is sent too late, on a connection that has ended."""
+        message = Outgoing(payload, None)
+        self._stats.messages_sent += 1
+        self._settle(message, Outcome.LOST, now)
+        return message
+
     def _drop(self, message: Outgoing, outcome: Outcome, now: float) -> None:
         message.make_history().reason = QUEUE_FULL
         self._stats.messages_dropped_queue += 1

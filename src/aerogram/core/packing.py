@@ -18,7 +18,7 @@ from aerogram.core.fragments import SMALLEST_FRAGMENT_BYTES
 from aerogram.core.lifetimes import ENTRY_BYTES, HEADER_BYTES, Lifetimes
 from aerogram.core.outgoing import Outgoing, OutgoingRecord, Piece
 from aerogram.core.pacing import Pacer
-from aerogram.core.priorities import URGENT_PACKETS, Level, may_send
+from aerogram.core.priorities import MISFITS_LIMIT, URGENT_PACKETS, Level, may_send
 from aerogram.core.receiver import Receiver
 from aerogram.core.recovery import SentPacket
 from aerogram.core.sender import HEADER_ROOM_BYTES, Sender
@@ -46,9 +46,9 @@ class Packer:
         parts: list[bytes] = []
         room = sender.payload_room
         may_leave = close is None and self._window_allows()
-        wants = may_leave and (sender.ping_due or sender.has_work())
+        wants = may_leave and (sender.ping_due or sender.schedule.levels != [])
         urgent_only = False
-        if sender.schedule.is_urgent and not may_leave and close is None:
+        if not may_leave and close is None and sender.schedule.is_urgent:
             may_leave = wants = urgent_only = self._allowance_allows()
         if may_leave and sender.pacer is not None:
             may_leave = wants = self._pacer_allows(sender.pacer, receiver, now, wants=wants)
@@ -147,7 +147,10 @@ class Packer:
         self, packet: SentPacket, parts: list[bytes], room: int, *, urgent_only: bool
     ) -> None:
         sender = self._sender
-        for level in sender.schedule.turn():
+        levels = sender.schedule.levels
+        if len(levels) > 1:
+            levels = sender.schedule.turn()
+        for level in levels:
             if urgent_only and level.priority <= 0:
                 continue
             room = self._fill_level(level, packet, parts, room)
@@ -157,7 +160,7 @@ class Packer:
             room -= _put_frame(packet, parts, wire.PING)
             packet.ack_eliciting = True
             packet.pings, sender.pings = sender.pings, []
-        if room > 0 and packet.ack_eliciting and sender.has_work() and self._window_allows():
+        if room > 0 and packet.ack_eliciting and sender.schedule.levels and self._window_allows():
             # Equal sizes let the kernel take the whole run in one call (UDP_SEGMENT).
             parts.append(bytes(room))
 
@@ -165,19 +168,22 @@ class Packer:
         """Channels of one priority, each once, until the packet is full."""
         sender = self._sender
         ring = level.ring
+        index = misfits = 0
         for _ in range(len(ring)):
-            channel = ring[0]
+            channel = ring[index]
             before = room
             room = self._fill_channel(channel, packet, parts, room)
-            if room < before:
-                level.got = True
-            if not channel.has_work:
-                sender.schedule.done(level, channel, starved=False)
-            elif room == before and not may_send(channel, sender.largest_whole):
-                sender.schedule.done(level, channel, starved=True)
+            if room == before:
+                misfits += 1
             else:
-                level.served(channel, before - room, is_packet_full=room < HEADER_ROOM_BYTES)
-            if room < HEADER_ROOM_BYTES:
+                level.got = True
+            if not (channel.queue or channel.resend or channel.lost_pieces) or (
+                room == before and not may_send(channel, sender.largest_whole)
+            ):
+                sender.schedule.remove(level, index)
+            elif len(ring) == 1 or not level.served(index, before - room):
+                index += 1
+            if room < HEADER_ROOM_BYTES or misfits == MISFITS_LIMIT:
                 break
         return room
 

@@ -22,6 +22,8 @@ are due at once get packets that are not neighbours, so a high level waits for o
 URGENT_PACKETS: Final = 4
 """Full packets by which channels of a priority above 0 may exceed the congestion window, so that
 what is urgent does not wait for a round trip behind what is not."""
+MISFITS_LIMIT: Final = 4
+"""So many channels are tried in vain before a packet is left as it is."""
 QUANTUM_BYTES: Final = SMALLEST_DATAGRAM_BYTES
 """The share of a channel of weight 1 in one round."""
 
@@ -39,16 +41,16 @@ class Level:
         self.waited = 0
         """Packets since it had the last one."""
 
-    def served(self, channel: SendChannel, used: int, *, is_packet_full: bool) -> None:
-        """The channel in front has put so many bytes into the packet and has more to send."""
-        if len(self.ring) == 1:
-            return
+    def served(self, index: int, used: int) -> bool:
+        """A channel has put so many bytes into the packet; True if its turn is over."""
+        channel = self.ring[index]
         channel.share -= used
-        if channel.share <= 0:
-            channel.share += channel.weight * QUANTUM_BYTES
-            self.ring.rotate(-1)
-        elif not is_packet_full:
-            self.ring.rotate(-1)
+        if channel.share > 0:
+            return False
+        channel.share += channel.weight * QUANTUM_BYTES
+        del self.ring[index]
+        self.ring.append(channel)
+        return True
 
 
 class Schedule:
@@ -86,22 +88,17 @@ class Schedule:
             channel.starved = False
             self._enter(channel)
 
-    def done(self, level: Level, channel: SendChannel, *, starved: bool) -> None:
-        """The channel in front of its level has nothing more that may be sent."""
-        level.ring.popleft()
-        channel.starved = starved
-        channel.busy = starved
+    def remove(self, level: Level, index: int) -> None:
+        """A channel has nothing to send any more, or not until it gets credit."""
+        channel = level.ring[index]
+        del level.ring[index]
+        channel.busy = channel.starved = channel.has_work
         if not level.ring:
             self.levels.remove(level)
 
     def turn(self) -> list[Level]:
-        """The levels in the order of their turns at the next packet."""
+        """The levels in the order of their turns at the next packet, where there are several."""
         levels = self.levels
-        if len(levels) > 1:
-            levels = self._fair(levels)
-        return levels
-
-    def _fair(self, levels: list[Level]) -> list[Level]:
         for level in levels:
             level.waited = 0 if level.got else level.waited + 1
             level.got = False
@@ -120,13 +117,17 @@ class Schedule:
         return bool(self.levels) and self.levels[0].priority > 0
 
     def has_work(self, largest_whole: int, above: int | None = None) -> bool:
-        """True if some channel, of a priority above this one, has something that may be sent."""
-        for level in self.levels:
+        """True if some channel, of a priority above this one, has something that may be sent.
+
+        Channels that have not are no longer looked at.
+        """
+        while self.levels:
+            level = self.levels[0]
             if above is not None and level.priority <= above:
                 return False
-            for channel in level.ring:
-                if may_send(channel, largest_whole):
-                    return True
+            if may_send(level.ring[0], largest_whole):
+                return True
+            self.remove(level, 0)
         return False
 
 

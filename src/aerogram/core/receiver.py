@@ -226,8 +226,9 @@ class Receiver:
         messages, duplicates = channel.run_arrived(frame.first_number, frame.payloads, now)
         if duplicates:
             self._stats.messages_duplicate += duplicates
-        channel.check_credit()
-        return channel, self._in_time(channel, messages, now)
+        if channel.deadlines or channel.late:
+            messages = self._in_time(channel, messages, now)
+        return channel, messages
 
     def lifetimes(self, frame: wire.Lifetimes, rtt: Rtt, now: float) -> None:
         """Take a LIFETIMES frame, which is about messages later in this packet.

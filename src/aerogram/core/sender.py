@@ -38,6 +38,7 @@ class Sender:
     __slots__ = (
         "_expiries",
         "_retries",
+        "admitted_bytes",
         "channels",
         "config",
         "controller",
@@ -76,6 +77,8 @@ class Sender:
         self.remote_cid = remote_cid
         self.stats = stats
         self.peer_max_record_bytes = peer.max_record_bytes
+        self.admitted_bytes = peer.max_record_bytes
+        """The largest message that is queued; -1 once the connection has ended."""
         self.peer_window_bytes = peer.channel_window_bytes
         self.recovery = Recovery(
             config.initial_rtt_seconds, peer.max_ack_delay_microseconds / 1_000_000
@@ -188,10 +191,6 @@ class Sender:
             self.schedule.add(channel)
         elif channel.starved:
             self.schedule.wake(channel)
-
-    def has_work(self) -> bool:
-        """True if some channel has something to send, credit allowing."""
-        return self.schedule.has_work(self.largest_whole)
 
     def packet_sent(self, packet: SentPacket) -> None:
         """A packet was sealed and is about to leave."""
