@@ -18,7 +18,7 @@ import platform
 import socket
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from time import perf_counter, process_time
@@ -33,7 +33,9 @@ RUN_DATAGRAMS = 50
 ROUND_DATAGRAMS = 4000
 """Of a backlog: the buffer of a socket holds about 5 000 small ones."""
 
+FAN_OUT = "fan-out"
 FAN_OUT_ADDRESSES = 10_000
+WORKS = ("many", "one", "runs", FAN_OUT)
 QUIET_SECONDS = 0.3
 ROW_SECONDS_MAX = 60.0
 
@@ -153,7 +155,7 @@ def fan_out_hosts() -> list[str]:
 
 
 async def fanned_out(peer: str, seconds: float) -> Row:
-    row = Row("fan-out", peer)
+    row = Row(FAN_OUT, peer)
     data = bytes(MESSAGE_BYTES)
     with sink() as receiver:
         port = receiver.getsockname()[1]
@@ -169,7 +171,7 @@ async def fanned_out(peer: str, seconds: float) -> Row:
 
 
 def fanned_out_in_c(seconds: float, core: int | None) -> Row:
-    row = Row("fan-out", "c-sendto")
+    row = Row(FAN_OUT, "c-sendto")
     with sink() as receiver:
         port = receiver.getsockname()[1]
         with Program("fanout", port, FAN_OUT_ADDRESSES, MESSAGE_BYTES, core=core) as fan_out:
@@ -247,26 +249,34 @@ def two_cores() -> tuple[int | None, int | None]:
 
 def measured(options: argparse.Namespace) -> list[Row]:
     cores = two_cores()
+    loads = {
+        "many": Load(f"{options.senders} senders", options.senders),
+        "one": Load("one sender", 1),
+        "runs": Load("one sender, runs", 1, RUN_DATAGRAMS),
+    }
     rows: list[Row] = []
-    loads = [
-        Load(f"{options.senders} senders", options.senders),
-        Load("one sender", 1),
-        Load("one sender, runs", 1, RUN_DATAGRAMS),
-    ]
-    for load in loads:
-        for peer in options.peers:
-            arguments = (peer, load, options.seconds, cores[1])
-            failed = Row(load.work, peer)
-            loop = RECEIVERS[peer].loop
-            rows.append(in_process(loop, cores[0], received, *arguments, row=failed))
-        failed = Row(load.work, "c-recvmmsg")
-        rows.append(in_c(received_in_c, load, options.seconds, cores, row=failed))
-    for peer, loop in (("aerogram", "uvloop"), ("aerogram-asyncio", "asyncio")):
-        failed = Row("fan-out", peer)
-        rows.append(in_process(loop, cores[0], fanned_out, peer, options.seconds, row=failed))
-    failed = Row("fan-out", "c-sendto")
-    rows.append(in_c(fanned_out_in_c, options.seconds, cores[0], row=failed))
+    for work in options.work:
+        if work == FAN_OUT:
+            rows += fan_out_rows(options.seconds, cores[0])
+        else:
+            rows += receive_rows(loads[work], options.peers, options.seconds, cores)
     return rows
+
+
+def receive_rows(
+    load: Load, peers: list[str], seconds: float, cores: tuple[int | None, int | None]
+) -> Iterator[Row]:
+    for peer in peers:
+        arguments = (peer, load, seconds, cores[1])
+        failed = Row(load.work, peer)
+        yield in_process(RECEIVERS[peer].loop, cores[0], received, *arguments, row=failed)
+    yield in_c(received_in_c, load, seconds, cores, row=Row(load.work, "c-recvmmsg"))
+
+
+def fan_out_rows(seconds: float, core: int | None) -> Iterator[Row]:
+    for peer, loop in (("aerogram", "uvloop"), ("aerogram-asyncio", "asyncio")):
+        yield in_process(loop, core, fanned_out, peer, seconds, row=Row(FAN_OUT, peer))
+    yield in_c(fanned_out_in_c, seconds, core, row=Row(FAN_OUT, "c-sendto"))
 
 
 # Printing
@@ -291,7 +301,7 @@ def as_table(rows: list[Row]) -> str:
     header = ("work", "peer", "per core", "x uvloop", "x C", "flood/s", "lost", "us", "status")
     lines = [header]
     for row in rows:
-        floor = "c-sendto" if row.work == "fan-out" else "c-recvmmsg"
+        floor = "c-sendto" if row.work == FAN_OUT else "c-recvmmsg"
         lines.append(
             (
                 row.work,
@@ -321,11 +331,13 @@ def number(value: float | None, form: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.receive", description=__doc__)
-    parser.add_argument("--senders", type=int, default=1000, help="of the first load")
+    parser.add_argument("--work", action="append", choices=WORKS, help="repeatable")
+    parser.add_argument("--senders", type=int, default=1000, help="how many are many")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--peers", default=",".join(RECEIVERS), help="names, with commas between")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
+    options.work = options.work or WORKS
     options.peers = [name for name in options.peers.split(",") if name]
     if unknown := set(options.peers) - set(RECEIVERS):
         parser.error(

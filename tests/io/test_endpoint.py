@@ -447,5 +447,12 @@ async def test_without_dual_stack_ipv4_is_not_heard() -> None:
 async def test_a_name_is_resolved_to_bind_and_never_to_send() -> None:
     async with opened("localhost") as endpoint:
         assert endpoint.local_address[0] in (HOST, "::1")
+    async with opened() as endpoint:
         with pytest.raises(InvalidAddress, match="resolve"):
             await endpoint.send(b"x", ("localhost", 9))
+        address = await endpoint.resolve("localhost", 9)
+        assert address[1] == 9
+        assert await endpoint.resolve(HOST, 9) == (HOST, 9)
+        for host, port in (("::1", 9), ("a host", 9), (HOST, 70000)):
+            with pytest.raises(InvalidAddress):
+                await endpoint.resolve(host, port)

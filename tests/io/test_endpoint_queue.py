@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 from pathlib import Path
@@ -186,6 +187,21 @@ async def test_systems_without_recvmmsg_read_as_well(monkeypatch: pytest.MonkeyP
             assert (datagram.data, datagram.ttl) == (b"%d" % number, 5)
         assert await take(receiver, 10) == [b"r" * 50] * 9 + [b"s"]
         assert balances(receiver.stats)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:This process")
+async def test_a_forked_process_reads_into_memory_of_its_own() -> None:
+    async with opened() as receiver, opened() as sender:
+        await sender.send(b"first", receiver.local_address)
+        assert await take(receiver, 1) == [b"first"]
+        reader = receiver._link._reader
+        child = os.fork()
+        if child == 0:
+            reader._buffers.memory[0] = b"X"
+            os._exit(0)
+        os.waitpid(child, 0)  # noqa: ASYNC222  it exits at once
+        assert reader._buffers.memory[0] == b"f"
 
 
 @LINUX

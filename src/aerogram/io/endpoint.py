@@ -9,6 +9,7 @@ the network or a user's code does ends the endpoint; every datagram ends in one 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +22,7 @@ from aerogram.io.ancillary import ControlList
 from aerogram.io.datagram import Datagram, DatagramStats
 from aerogram.io.fanout import FanOut, Sender
 from aerogram.io.interfaces import interface_index, interfaces
-from aerogram.io.links import Link, Payload, Workings, send_refused
+from aerogram.io.links import IP_FAMILIES, Link, Payload, Workings, send_refused
 from aerogram.io.multicast import InterfaceName, Membership
 from aerogram.io.sockets import Address
 
@@ -110,6 +111,18 @@ class DatagramEndpoint:
                 ancillary.dropped_by_kernel(self._link.sock) - self._dropped_before
             )
         return stats
+
+    async def resolve(self, host: str, port: int) -> Address:
+        """Return the first address of a host that this endpoint can send to.
+
+        Raises `InvalidAddress` for what is no host or port, or has no such address; `OSError` where
+        the name is unknown.
+        """
+        for address in await self._workings.network.resolve(host, port):
+            with contextlib.suppress(InvalidAddress):
+                self._book.for_socket(address)
+                return address
+        raise InvalidAddress(f"{host!r} has no address that this endpoint can send to")
 
     # Receiving
 
@@ -270,8 +283,10 @@ class DatagramEndpoint:
 
     def _control(self, target: Any, options: SendOptions) -> ControlList:
         """Return the control messages for one send."""
-        if self._workings.family not in (socket.AF_INET, socket.AF_INET6):
+        if self._workings.family not in IP_FAMILIES:
             raise OSError(errno.EOPNOTSUPP, "only IP has source, interface, TTL and TOS")
+        if not self._link.knows_details:
+            raise OSError(errno.EOPNOTSUPP, "this transport cannot set source, TTL or TOS")
         source, interface = options.get("source"), options.get("interface")
         if source is None and interface is not None:
             source = self._bound_ipv4  # IP_PKTINFO would else replace it by any other

@@ -21,6 +21,7 @@ from aerogram.io.ancillary import ControlList
 from aerogram.io.arrivals import Arrivals
 from aerogram.io.datagram import DatagramStats
 from aerogram.io.icmp import ErrorReports
+from aerogram.io.network import Network
 
 IP_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
@@ -38,6 +39,8 @@ class Workings:
     arrivals: Arrivals
     stats: DatagramStats
     errors: ErrorReports
+    network: Network
+    """For names."""
 
 
 Payload = bytes | bytearray | memoryview

@@ -205,7 +205,8 @@ class open_endpoint:  # noqa: N801  used as a function: `async with open_endpoin
         )
         errors = ErrorReports(loop, stats, self._on_error)
         book = AddressBook(family, dual_stack=dual_stack)
-        return Workings(loop, family, book, arrivals, stats, errors)
+        network = self._network or SocketNetwork()
+        return Workings(loop, family, book, arrivals, stats, errors, network)
 
 
 def _unix_socket(path: str, buffer_bytes: int) -> sockets.socket:

@@ -223,7 +223,9 @@ class _Buffers:
     """
 
     def __init__(self) -> None:
-        area = (ctypes.c_char * _BUFFER_BYTES).from_buffer(mmap.mmap(-1, _BUFFER_BYTES))
+        # Private: two processes of a fork must not read into the same memory.
+        pages = mmap.mmap(-1, _BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        area = (ctypes.c_char * _BUFFER_BYTES).from_buffer(pages)
         self.memory = cast("_Memory", area)
         self._base = base = ctypes.addressof(area)
         vectors = struct.pack(
@@ -251,18 +253,19 @@ class _Buffers:
         return packed.ljust(_HEADER_BYTES, b"\0")
 
 
-class _ThreadBuffers(threading.local):
-    def __init__(self) -> None:
-        self.buffers = _Buffers()
+_thread: Final = threading.local()
 
 
-_thread: Final = _ThreadBuffers()
+def _thread_buffers() -> _Buffers:
+    if not hasattr(_thread, "buffers"):
+        _thread.buffers = _Buffers()
+    return cast("_Buffers", _thread.buffers)
 
 
 class RecvmmsgReader:
     """One system call for up to `BUFFERS_PER_READ` datagrams."""
 
-    __slots__ = ("_descriptor", "_name_bytes", "_recvmmsg", "_run_length", "_source")
+    __slots__ = ("_buffers", "_descriptor", "_name_bytes", "_recvmmsg", "_run_length", "_source")
 
     def __init__(self, source: _Source) -> None:
         recvmmsg = _load_recvmmsg()
@@ -271,11 +274,12 @@ class RecvmmsgReader:
         self._source = source
         self._descriptor = source.sock.fileno()
         self._run_length = 1
+        self._buffers = _thread_buffers()
         self._name_bytes = NAME_BYTES.get(source.sock.family, 0)
 
     def read(self, limit: int) -> Read:
         """As `Reader.read`."""
-        buffers = _thread.buffers
+        buffers = self._buffers
         wanted = max(1, min(limit // self._run_length, BUFFERS_PER_READ))
         # The kernel has shortened the lengths of the last read to what it wrote.
         buffers.headers[:] = buffers.template

@@ -54,7 +54,7 @@ _FROM_EARLIER: Final = frozenset(
 class SocketLink:
     """Reads and writes a bound datagram socket, which it owns."""
 
-    knows_details = True
+    knows_details = sys.platform == "linux"
     transport: object = None
 
     def __init__(
