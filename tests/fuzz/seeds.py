@@ -12,6 +12,8 @@ from typing import Final
 from aerogram import messages
 from aerogram.core import wire
 from aerogram.core.wire import Mode
+from aerogram.lan import questions
+from aerogram.lan.stream import wire as stream
 from tests.core.vectors import FRAMES, PARAMETERS, encode_frame, published
 from tests.fuzz.hosts import SPECS
 from tests.fuzz.steps import Step, write_steps
@@ -165,6 +167,22 @@ def _address() -> list[bytes]:
     return [text.encode() for text in texts]
 
 
+def _lan() -> list[bytes]:
+    echo = stream.Echo(5, 9, 0.02)
+    asked = questions.Question(bytes(16), 0.5, [bytes(16)], b"who")
+    return [
+        stream.Header(stream.DATA, bytes(8), 1, stream.SENDER, 7).encode() + bytes(40),
+        stream.encode_whole(3, 4, [b"", b"abc"]),
+        stream.encode_fragment(3, 4, 1, 3, bytes(300)),
+        stream.encode_heartbeat(stream.Heartbeat(1, 2, 3, 4, 0.01, 5, stream.END)),
+        stream.encode_nack(stream.Nack(echo, [(5, 5), (7, 20)])),
+        questions.encode_question(asked),
+        questions.encode_reply(questions.Reply(bytes(16), bytes(16), b"here")),
+        questions.encode_heard(questions.Heard(bytes(16), bytes(16))),
+        bytes((0x23,)) + bytes(range(1, 48)),
+    ]
+
+
 _SEEDS: Final[dict[str, Callable[[], list[bytes]]]] = {
     "address": _address,
     "client": _client,
@@ -172,6 +190,7 @@ _SEEDS: Final[dict[str, Callable[[], list[bytes]]]] = {
     "ending": _ending,
     "forged": _forged,
     "half_open": _half_open,
+    "lan": _lan,
     "server": _server,
     "session": _session,
     "wire": _wire,

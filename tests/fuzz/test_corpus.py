@@ -17,7 +17,7 @@ from tests.fuzz.corpus import (
 )
 from tests.fuzz.engine import mutated, run
 
-EXECUTIONS = {"address": 1500, "codec": 1500, "wire": 3000}
+EXECUTIONS = {"address": 1500, "codec": 1500, "lan": 3000, "wire": 3000}
 EXECUTIONS_OF_ENDPOINTS = 300
 """Of the other targets: each makes endpoints and lets minutes pass on their clocks."""
 LONGER = 12

@@ -108,3 +108,11 @@ def test_other_datagrams_are_no_packets(datagram: bytes) -> None:
 def test_a_nack_is_no_other_kind() -> None:
     with pytest.raises(DecodeError):
         wire.decode_nack(NACK, wire.DATA)
+
+
+def test_a_nack_names_no_number_out_of_range() -> None:
+    last = wire.NUMBERS_LIMIT - 1
+    whole = wire.encode_nack(Nack(Echo(0, 0, 0.0), [(last - 9, last)]))
+    assert wire.decode_nack(whole).ranges == [(last - 9, last)]
+    with pytest.raises(DecodeError):
+        wire.decode_nack(wire.encode_nack(Nack(Echo(0, 0, 0.0), [(last - 9, last + 1)])))

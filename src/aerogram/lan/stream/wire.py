@@ -262,4 +262,6 @@ def decode_nack(body: bytes, kind: int = NACK) -> Nack:
         position += skip
         ranges.append((position, position + count - 1))
         position += count
+    if position > NUMBERS_LIMIT:
+        raise DecodeError("a number is out of range")
     return Nack(Echo(first_missing, newest, microseconds / 1e6), ranges)
