@@ -19,6 +19,7 @@ from aerogram import (
     ClosedByPeer,
     Config,
     InvalidAddress,
+    Rejected,
     Session,
     connect,
     delivery,
@@ -304,6 +305,26 @@ async def test_a_flood_of_junk_starves_no_session(config: Config, complaints: li
         assert session.stats.balanced
         assert session.error is None
     assert complaints == []
+
+
+async def test_what_a_peer_says_makes_no_lines_of_a_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    app = echo_app()
+
+    @app.on(str)
+    async def refuse(session: Session[None], text: str) -> None:
+        raise Rejected("no\nERROR forged")
+
+    async with serve(app) as server, connect(server.address) as session:
+        await session.send("text")
+        await session.send(b"hello")
+        await session.receive(bytes, timeout=5)
+        [other] = server.sessions
+        await other.close("bye\x1b[2J\nERROR forged")
+        await session.wait_closed()
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum("forged" in line for line in lines) >= 2
+    assert all(line.isprintable() for line in lines)
 
 
 # Timers

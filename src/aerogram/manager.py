@@ -298,13 +298,13 @@ class SessionManager:
 
     def _ended(self, session: Session[Any], event: SessionEnded) -> None:
         error = closing_error(event.code, event.reason, by_peer=event.by_peer)
-        self._logger.info("session with %s closed: %s", session.address, error)
+        self._logger.info("session with %s closed: %r", session.address, error)
         session.ended(error)
 
     def _refused(self, session: Session[Any], event: MessageRefused) -> None:
         if self._may_log():
             self._logger.warning(
-                "%s did not take a message on channel %r: %s",
+                "%s did not take a message on channel %r: %r",
                 session.address,
                 event.channel_name,
                 event.reason,
