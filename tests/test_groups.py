@@ -103,9 +103,9 @@ async def stalled(house: House) -> AsyncIterator[tuple[Session[Any], Session[Any
     yield slow, served
 
 
-async def everything(session: Session[Any], seconds: float = 1.0) -> list[object]:
+async def everything(session: Session[Any], seconds: float = 1.0) -> list[Any]:
     """What comes within some seconds."""
-    found: list[object] = []
+    found: list[Any] = []
     with contextlib.suppress(TimeoutError):
         while True:
             found.append(await session.receive(timeout=seconds))
@@ -325,10 +325,14 @@ def test_what_cannot_be_sent_is_an_error_and_a_bad_choice_too() -> None:
     simulate(main())
 
 
-def test_all_members_see_one_order_whoever_sends() -> None:
+@pytest.mark.parametrize("members_per_turn", [2, MEMBERS_PER_TURN])
+def test_all_members_see_one_order_whoever_sends(
+    members_per_turn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aerogram.groups.MEMBERS_PER_TURN", members_per_turn)
+
     async def main() -> None:
-        config = Config(send_queue_messages=2)
-        async with House(config) as house:
+        async with House(Config(send_queue_messages=2)) as house:
             guests = [await house.guest() for _ in range(5)]
             house.network.link("client-2", "server", Link(delay=0.3, loss=0.2))
 
@@ -342,6 +346,54 @@ def test_all_members_see_one_order_whoever_sends() -> None:
             heard = [await everything(guest, 30.0) for guest in guests]
             assert len(heard[0]) == 24
             assert all(each == heard[0] for each in heard)
+
+    simulate(main())
+
+
+def test_what_many_send_to_a_large_group_at_a_time_goes_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aerogram.groups.MEMBERS_PER_TURN", 2)
+
+    async def main() -> None:
+        async with House(Config()) as house:
+            guests = [await house.guest() for _ in range(6)]
+            before = [member.stats.packets_sent for member in house.group]
+            outcomes = await asyncio.gather(*(house.group.send(Say(str(i))) for i in range(60)))
+            assert [outcome.sent for outcome in outcomes] == [6] * 60
+            after = [member.stats.packets_sent for member in house.group]
+            assert all(new - old < 20 for old, new in zip(before, after, strict=True))
+            for guest in guests:
+                heard = [await guest.receive(Say, timeout=1) for _ in range(60)]
+                assert [say.text for say in heard] == [str(i) for i in range(60)]
+
+    simulate(main())
+
+
+def test_one_of_many_senders_that_gives_up_or_fails_hurts_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aerogram.groups.MEMBERS_PER_TURN", 2)
+
+    async def main() -> None:
+        async with House(Config()) as house:
+            guests = [await house.guest() for _ in range(6)]
+            sending = [asyncio.create_task(house.group.send(Say(str(i)))) for i in range(20)]
+            failing = asyncio.create_task(house.group.send(b"", where=lambda _: 1 / 0))
+            late = asyncio.create_task(house.group.send(Say("late")))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            sending[3].cancel()
+            late.cancel()
+            await asyncio.wait([*sending, failing, late])
+            assert sending[3].cancelled() and late.cancelled()
+            assert isinstance(failing.exception(), ZeroDivisionError)
+            wanted = [str(i) for i in range(20) if i != 3]
+            assert all(sending[i].result().sent == 6 for i in range(20) if i != 3)
+            for guest in guests:
+                heard = [say.fields[0] for say in await everything(guest)]
+                assert [text for text in heard if text != "3"] == wanted
+            assert (await house.group.send(b"next")).sent == 6
 
     simulate(main())
 
@@ -377,7 +429,7 @@ def test_a_member_that_gets_room_in_time_misses_nothing() -> None:
         async with House() as house, stalled(house) as (guest, _):
             sending = asyncio.create_task(house.group.send(b"late"))
             await asyncio.sleep(0.5)
-            received: list[object] = []
+            received: list[Any] = []
             while b"late" not in received:
                 received.append(await guest.receive(timeout=1))
             outcome = await sending

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -77,6 +78,20 @@ class Parcel:
         return session.outbox.channel_for(self.kind, self.via)
 
 
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """The members that a message is meant for."""
+
+    excluded: frozenset[Session[Any]]
+    where: Callable[[Session[Any]], object] | None
+
+    def has(self, session: Session[Any]) -> bool:
+        """True if it is meant for this one. Raises what the user's `where` raises."""
+        if session in self.excluded:
+            return False
+        return self.where is None or bool(self.where(session))
+
+
 class Lag:
     """A channel of a member without room, and the messages that wait for it in their order."""
 
@@ -122,23 +137,35 @@ class Fanout:
     """
 
     __slots__ = (
-        "_done", "_error", "_lags", "_parcel", "_patience", "_pending", "_when_full", "outcome",
+        "_audience", "_done", "_failure", "_is_over", "_lags", "_parcel", "_patience", "_pending",
+        "_too_large", "_when_full", "offered", "outcome",
     )  # fmt: skip
 
     def __init__(
-        self, lags: Lags, parcel: Parcel, when_full: WhenMemberFull, patience: float | None
+        self,
+        lags: Lags,
+        parcel: Parcel,
+        audience: Audience,
+        *,
+        when_full: WhenMemberFull,
+        patience: float | None,
     ) -> None:
         check_choice("when_full", when_full, WhenMemberFull)
         if patience is not None and not patience >= 0:
             raise ValueError(f"patience is 0 seconds or more, not {patience}")
         self.outcome = GroupOutcome()
+        self.offered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when all members have been offered it."""
         self._lags = lags
         self._parcel = parcel
+        self._audience = audience
         self._when_full = when_full
         self._patience = math.inf if patience is None else patience
         self._pending: dict[Session[Any], Lag] = {}
         self._done: asyncio.Future[None] | None = None
-        self._error: MessageTooLarge | None = None
+        self._is_over = False
+        self._failure: Exception | None = None
+        self._too_large: MessageTooLarge | None = None
 
     @property
     def size(self) -> int:
@@ -146,11 +173,22 @@ class Fanout:
         return len(self._parcel.payload)
 
     def offer(self, session: Session[Any]) -> None:
-        """Queue the message for a member, or see what becomes of it otherwise."""
-        if session in self._lags:
-            self._offer_again(session)
-        elif not self._queued(session):
-            self._no_room(session)
+        """Queue the message for a member, if it is meant for it, or see what becomes of it.
+
+        Never raises: `settle` does.
+        """
+        if self._is_over:
+            return
+        try:
+            if not self._audience.has(session):
+                return
+            if session in self._lags:
+                self._offer_again(session)
+            elif not self._queued(session):
+                self._no_room(session)
+        except Exception as error:  # `InvalidMessage`, or what the user's functions raise
+            self._failure = error
+            self._is_over = True
 
     def _offer_again(self, session: Session[Any]) -> None:
         """The same for a member that had no room: what waits for it goes first."""
@@ -177,7 +215,7 @@ class Fanout:
             self._miss(session, closed=True)
             return True
         except MessageTooLarge as error:
-            self._error = error
+            self._too_large = error
             self._miss(session)
             return True
         if late:
@@ -225,16 +263,22 @@ class Fanout:
         self.outcome.missed.append(session)
 
     async def settle(self) -> None:
-        """Wait for the members that are waited for. Raises `MessageTooLarge` if none took it."""
+        """Wait for the members that are waited for.
+
+        Raises `MessageTooLarge` if no member took it, and what stopped it before it had been
+        offered to all.
+        """
         loop = asyncio.get_running_loop()
+        if self._failure is not None:
+            raise self._failure
         while self._pending:
             self._done = loop.create_future()
             left = self._patience - loop.time() + min(lag.since for lag in self._pending.values())
             timeout = None if left == math.inf else max(left, PATIENCE_GRAIN_SECONDS)
             await asyncio.wait([self._done], timeout=timeout)
             self._lose_patience(loop.time())
-        if self._error is not None and not self.outcome.queued:
-            raise self._error
+        if self._too_large is not None and not self.outcome.queued:
+            raise self._too_large
 
     def _lose_patience(self, now: float) -> None:
         for session, lag in [*self._pending.items()]:
@@ -244,7 +288,8 @@ class Fanout:
                 self._miss(session)
 
     def abandon(self) -> None:
-        """Wait for nobody any more."""
+        """Offer it to nobody, and wait for nobody, any more."""
+        self._is_over = True
         for lag in self._pending.values():
             lag.waiting.pop(self, None)
 

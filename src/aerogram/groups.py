@@ -1,7 +1,8 @@
 """Groups: a name for many sessions, and a message to all of them that is encoded once.
 
 Rules: a group lives as long as it has members or somebody holds it. What is sent to a group on one
-channel reaches all members in one order, whoever sends it. The loop goes on after every
+channel reaches all members in one order, whoever sends it. In a large group that is done in rounds:
+what many senders send at a time goes to a member together, and the loop goes on after every
 `MEMBERS_PER_TURN` members.
 """
 
@@ -17,6 +18,7 @@ from weakref import WeakKeyDictionary
 from aerogram import messages as codec
 from aerogram.group_sending import (
     PATIENCE_SECONDS,
+    Audience,
     Cap,
     Fanout,
     GroupOutcome,
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 MEMBERS_PER_TURN: Final = 64
 """A few milliseconds of work, with the packets that follow from it."""
+
+MESSAGES_PER_ROUND: Final = 16
+"""Messages that go to each member together, when so many are sent at a time."""
 
 BACKLOG_LIMIT: Final = 1024
 """Senders that may wait for their turn in a group with a rate limit."""
@@ -98,7 +103,8 @@ class Group(Generic[StateT]):
         self._lags: Lags = {}
         self._members: dict[Session[StateT], None] = {}
         self._presences: WeakKeyDictionary[Presence[StateT], None] = WeakKeyDictionary()
-        self._turn = asyncio.Lock()
+        self._queue: deque[Fanout] = deque()
+        self._round: asyncio.Task[None] | None = None
         self._senders = 0
         self._cap: Cap | None = None
 
@@ -193,8 +199,7 @@ class Group(Generic[StateT]):
         member takes as much, and what `where` raises.
         """
         parcel = Parcel(message, type(message), codec.encode(message), via, deadline)
-        fanout = Fanout(self._lags, parcel, when_full, patience)
-        return await self._send(fanout, exclude, where)
+        return await self._send(parcel, exclude, where, when_full, patience)
 
     async def emit(
         self,
@@ -210,47 +215,73 @@ class Group(Generic[StateT]):
     ) -> GroupOutcome:
         """Queue a plain value under a topic for every member; like `send` in all else."""
         parcel = Parcel(value, object, codec.encode_topic(topic, value), via, deadline)
-        fanout = Fanout(self._lags, parcel, when_full, patience)
-        return await self._send(fanout, exclude, where)
+        return await self._send(parcel, exclude, where, when_full, patience)
 
     async def _send(
         self,
-        fanout: Fanout,
+        parcel: Parcel,
         exclude: Session[Any] | Collection[Session[Any]] | None,
         where: Callable[[Session[StateT]], object] | None,
+        when_full: WhenMemberFull,
+        patience: float | None,
     ) -> GroupOutcome:
         excluded = frozenset((exclude,) if isinstance(exclude, Session) else exclude or ())
-        outcome = fanout.outcome
-        if self._cap is not None and self._senders >= BACKLOG_LIMIT:
-            outcome.over_rate = True
-            return outcome
+        audience = Audience(excluded, where)
+        fanout = Fanout(self._lags, parcel, audience, when_full=when_full, patience=patience)
+        cap = self._cap
+        if cap is not None and self._senders >= BACKLOG_LIMIT:
+            fanout.outcome.over_rate = True
+            return fanout.outcome
         self._senders += 1
         try:
-            async with self._turn:
-                if self._cap is None or await self._cap.admits(fanout.size):
-                    await self._offer_to_all(fanout, excluded, where)
-                else:
-                    outcome.over_rate = True
-            await fanout.settle()
+            if cap is None or await cap.admits(fanout.size):
+                await self._offer_to_all(fanout)
+                await fanout.settle()
+            else:
+                fanout.outcome.over_rate = True
         finally:
             self._senders -= 1
             fanout.abandon()
-        return outcome
+        return fanout.outcome
 
-    async def _offer_to_all(
-        self,
-        fanout: Fanout,
-        excluded: frozenset[Session[Any]],
-        where: Callable[[Session[StateT]], object] | None,
-    ) -> None:
+    async def _offer_to_all(self, fanout: Fanout) -> None:
+        """Offer a message to all members: at once if they are few, else with others, in turns."""
+        if self._round is None and len(self._members) <= MEMBERS_PER_TURN:
+            for session in [*self._members]:
+                fanout.offer(session)
+            return
+        self._queue.append(fanout)
+        if self._round is None:
+            self._round = asyncio.get_running_loop().create_task(self._go_round())
+        await fanout.offered
+
+    async def _go_round(self) -> None:
+        """Offer what is queued to one member after the other, until nothing is queued any more.
+
+        What is sent while a round is under way goes with the next one: together in the packets to
+        each member, which are what costs.
+        """
+        fanouts: list[Fanout] = []
+        try:
+            while self._queue:
+                taken = min(len(self._queue), MESSAGES_PER_ROUND)
+                fanouts = [self._queue.popleft() for _ in range(taken)]
+                await self._offer_in_turns(fanouts)
+                for fanout in fanouts:
+                    if not fanout.offered.done():
+                        fanout.offered.set_result(None)
+        finally:
+            self._round = None
+            for fanout in [*fanouts, *self._queue]:
+                fanout.offered.cancel()
+            self._queue.clear()
+
+    async def _offer_in_turns(self, fanouts: list[Fanout]) -> None:
         members = [*self._members]
         for start in range(0, len(members), MEMBERS_PER_TURN):
             if start:
                 await asyncio.sleep(0)
             for session in members[start : start + MEMBERS_PER_TURN]:
-                if excluded and session in excluded:
-                    continue
-                if where is not None and not where(session):
-                    continue
                 if session in self._members or session.closed:  # else it has left meanwhile
-                    fanout.offer(session)
+                    for fanout in fanouts:
+                        fanout.offer(session)
