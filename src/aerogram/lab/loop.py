@@ -1,19 +1,21 @@
 """`VirtualLoop`: asyncio's own event loop with a clock that jumps to the next deadline.
 
-Only what asks the operating system is replaced: the selector, which advances the clock instead of
-waiting, and what would leave the thread or the process. So tasks, timeouts, queues and task groups
-are the real ones. Rules: time passes only while nothing is ready to run; nothing outside can wake a
-virtual loop, so when it has no timer left it raises `Deadlock` at once; sets of tasks have the same
-order in every run. (Sets of other objects do not: iterate over lists and dicts.)
+Only what asks the operating system is replaced: a turn of the loop, which advances the clock
+instead of waiting, and what would leave the thread or the process. So tasks, timeouts, queues and
+task groups are the real ones. Rules: time passes only while nothing is ready to run; nothing
+outside can wake a virtual loop, so when it has no timer left it raises `Deadlock` at once; sets of
+tasks have the same order in every run. (Other sets have not: iterate over lists and dicts.)
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import heapq
 import itertools
 import selectors
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple
@@ -38,6 +40,9 @@ TURNS_AT_ONE_INSTANT_LIMIT: Final = 1_000_000
 _RESOLUTION_SECONDS: Final = 1e-9
 """Timers this near to each other fire together. The real one differs between systems."""
 
+_CANCELLED_TIMERS: Final = 100
+"""Timers that will not fire and are kept nevertheless (as in asyncio)."""
+
 _OWN_MODULES: Final = "aerogram.lab."
 
 
@@ -46,7 +51,6 @@ class _VirtualSelector(selectors.SelectSelector):
 
     def __init__(self) -> None:
         super().__init__()
-        self.advance: Callable[[float | None], None] = _stand_still
         self.sealed = False
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
@@ -55,12 +59,7 @@ class _VirtualSelector(selectors.SelectSelector):
         return super().register(fileobj, events, data)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self.advance(timeout)
         return []
-
-
-def _stand_still(timeout: float | None) -> None:
-    """Be the clock until the loop has one."""
 
 
 class _Task(asyncio.Task[Any]):
@@ -90,8 +89,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """
 
     # Names of BaseEventLoop since Python 3.4 that its type stubs leave out.
-    _scheduled: list[asyncio.TimerHandle]
-    _clock_resolution: float
+    _check_closed: Callable[[], None]
+    _ready: deque[Any]
+    _stopping: bool
 
     def __init__(self, *, limit: float = LONGEST_SECONDS) -> None:
         selector = _VirtualSelector()
@@ -99,9 +99,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if not 0 < limit <= LONGEST_SECONDS:
             self.close()
             raise ValueError(f"limit is above 0 and at most {LONGEST_SECONDS:g} s, not {limit}")
-        selector.advance = self._advance
         selector.sealed = True
-        self._clock_resolution = _RESOLUTION_SECONDS
         self.seed: int | None = None
         """Of the simulation that runs in this loop; a `Network` without a seed takes it."""
         self.limit = limit
@@ -112,6 +110,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._failure: BaseException | None = None
         self._thread: int | None = None
         self._task_numbers = itertools.count(1)
+        self._timers: list[tuple[float, int, Any]] = []
+        """A heap of when, a number that keeps the order of equals, and the handle."""
+        self._timer_numbers = itertools.count(1)
+        self._timers_cancelled = 0
+        """How many of them will not fire."""
         self.set_task_factory(self._make_task)
 
     # The clock
@@ -120,35 +123,91 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Return the virtual time in seconds."""
         return self._now
 
-    def _advance(self, timeout: float | None) -> None:
-        """Let time pass: nothing is to be done for `timeout` seconds, or ever."""
-        self.raise_failure()
-        if timeout is not None and timeout <= 0:
-            self._turns += 1
-            if self._turns > TURNS_AT_ONE_INSTANT_LIMIT:
-                self._turns = 0
-                raise SimulationTimeout(self._report("the program spins and lets no time pass"))
-            return
+    def _let_time_pass(self) -> None:
+        """Jump to the next timer: nothing else is left to be done."""
         if self._settling:
             self.stop()
             return
-        if timeout is None:
+        if not self._timers:
             raise Deadlock(self._report("nothing can happen any more"))
         self._turns = 0
-        self._jump(self._now + timeout)
-
-    def _jump(self, to: float) -> None:
-        due = self._scheduled[0].when()
-        if to > due - _RESOLUTION_SECONDS:
-            to = due  # exactly, so that no timer finds itself a rounding too early
-        if to > self.limit:
+        due = self._timers[0][0]
+        if due > self.limit:
             self._now = self.limit
             raise SimulationTimeout(self._report(f"the limit of {self.limit:g} s has passed"))
-        self._now = max(self._now, to)
+        if due > self._now:
+            self._now = due
 
     def _report(self, what: str) -> str:
         lines = describe_tasks(unfinished_tasks(self))
         return "\n".join([f"{what} at {self._now:.6f} s; unfinished tasks:", *lines])
+
+    # Timers and turns. They are our own because they are most of what a simulation of many small
+    # things costs: tuples are compared in C, nothing is asked of the system, and timers of one time
+    # fire in the order in which they were made, on every Python.
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*_ArgumentsT], object],
+        *args: *_ArgumentsT,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """As `asyncio.AbstractEventLoop.call_at`."""
+        self._check_closed()
+        timer: Any = asyncio.TimerHandle(when, callback, args, self, context)
+        timer._scheduled = True
+        heapq.heappush(self._timers, (when, next(self._timer_numbers), timer))
+        handle: asyncio.TimerHandle = timer
+        return handle
+
+    def _timer_handle_cancelled(self, handle: Any) -> None:
+        """Called by the handle. Now and then those that will not fire are taken out."""
+        if not handle._scheduled:
+            return
+        self._timers_cancelled += 1
+        if self._timers_cancelled > _CANCELLED_TIMERS and (
+            2 * self._timers_cancelled > len(self._timers)
+        ):
+            self._timers = [entry for entry in self._timers if not entry[2]._cancelled]
+            heapq.heapify(self._timers)
+            self._timers_cancelled = 0
+
+    def _run_once(self) -> None:
+        """Run what is ready, after letting time pass if nothing is. Called by `run_forever`."""
+        self.raise_failure()
+        ready = self._ready
+        if self._timers_cancelled:
+            self._drop_cancelled()
+        if not ready and not self._stopping:
+            self._let_time_pass()
+        else:
+            self._turns += 1
+            if self._turns > TURNS_AT_ONE_INSTANT_LIMIT:
+                self._turns = 0
+                raise SimulationTimeout(self._report("the program spins and lets no time pass"))
+        timers = self._timers
+        if timers:
+            until = self._now + _RESOLUTION_SECONDS
+            while timers and timers[0][0] < until:
+                timer = heapq.heappop(timers)[2]
+                timer._scheduled = False
+                if timer._cancelled:
+                    self._timers_cancelled -= 1
+                else:
+                    ready.append(timer)
+        # What becomes ready meanwhile is for the next turn.
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+
+    def _drop_cancelled(self) -> None:
+        """Let the first timer be one that fires."""
+        timers = self._timers
+        while timers and timers[0][2]._cancelled:
+            heapq.heappop(timers)
+            self._timers_cancelled -= 1
 
     # Running
 
@@ -192,7 +251,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Return the timers that would still fire, but for those of the simulated network."""
         return [
             handle
-            for handle in sorted(self._scheduled, key=asyncio.TimerHandle.when)
+            for _, _, handle in sorted(self._timers)
             if not handle.cancelled() and not _is_own(handle)
         ]
 

@@ -12,9 +12,11 @@ import errno
 import ipaddress
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aerogram.errors import InvalidAddress
+from aerogram.io.protocol import PacketProtocol
 from aerogram.io.sockets import LARGEST_PAYLOAD_BYTES, Address
 from aerogram.lab.routing import Path, find_paths
 
@@ -66,7 +68,6 @@ class SimulatedTransport(asyncio.DatagramTransport):
         self._loop = asyncio.get_running_loop()
         self._network = host.network
         self._transmit = host.network.transit.transmit
-        self._protocol = protocol
         self._multicast_loop = True
         self._memberships: dict[tuple[str, str | None], int] = {}
         """How often each group and source was joined."""
@@ -78,6 +79,7 @@ class SimulatedTransport(asyncio.DatagramTransport):
         self._buffered_bytes = 0
         self._buffer_limit = receive_buffer_bytes
         self._will_read = False
+        self.set_protocol(protocol)
 
     def __repr__(self) -> str:
         return f"<SimulatedTransport {self.host.name} {self.ip} port {self.port}>"
@@ -110,6 +112,15 @@ class SimulatedTransport(asyncio.DatagramTransport):
         else:
             for path in paths:
                 self._transmit(path, data)
+
+    def send_run(self, packets: Sequence[bytes], address: Address) -> None:
+        """As `aerogram.io.protocol.SendsRuns`: only for what that module's protocol sends."""
+        stats = cast("PacketProtocol", self._protocol).stats
+        refused = self.refused
+        for packet in packets:
+            self.sendto(packet, address)
+            stats.bytes_sent += len(packet)
+        stats.datagrams_sent += len(packets) - (self.refused - refused)
 
     def _find_paths(self, address: Any) -> tuple[Path, ...]:
         wanted = address
@@ -160,6 +171,8 @@ class SimulatedTransport(asyncio.DatagramTransport):
                 self._protocol.datagram_received(data, source)
             except Exception as error:
                 self._protocol_failed(error)
+        if self._is_told_of_bursts:
+            cast("PacketProtocol", self._protocol).read_complete()
         if buffer:
             self.schedule_reading()
 
@@ -258,6 +271,7 @@ class SimulatedTransport(asyncio.DatagramTransport):
         """Let another protocol get the datagrams."""
         assert isinstance(protocol, asyncio.DatagramProtocol)
         self._protocol = protocol
+        self._is_told_of_bursts = isinstance(protocol, PacketProtocol)
 
     def get_write_buffer_size(self) -> int:
         """Return 0: the network takes everything at once."""
