@@ -150,7 +150,7 @@ class SessionManager:
 
     def read_complete(self) -> None:
         """From the socket: that was all for now."""
-        self.schedule_flush()
+        self._flush()
 
     def transport_lost(self, error: Exception | None) -> None:
         """From the socket: it is closed."""

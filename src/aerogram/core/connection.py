@@ -390,9 +390,9 @@ class Connection:
             self.path.response = None
         self._sender.expire(now)
         packets: list[bytes] = []
-        build = self._packer.build
-        while len(packets) < PACKETS_PER_TURN:
-            packet = build(self._receiver, now)
+        packer, receiver = self._packer, self._receiver
+        while len(packets) < PACKETS_PER_TURN and packer.has_something(receiver, now):
+            packet = packer.build(receiver, now)
             if packet is None:
                 break
             packets.append(packet)

@@ -308,7 +308,8 @@ class Endpoint:
             deadline = connection.deadline()
             if deadline is not None and deadline <= now:
                 connection.handle_timeout(now)
-            connection.touch()
+            else:
+                self._register(connection)
         self._expire_half_open(now)
         for handshake in [*self._handshakes.values()]:
             if now >= handshake.expires_at:
@@ -345,20 +346,16 @@ class Endpoint:
             for connection in waiting:
                 connection.is_dirty = False
                 try:
-                    yield from self._transmit(connection, now)
+                    packets = connection.transmit(now)
+                    if packets:
+                        yield from _runs(connection.path.address, packets)
+                    if connection.path.challenge_waits:
+                        yield from _challenge(connection)
                 finally:
                     self._register(connection)
         finally:
             # A retry policy of the application that raises holds up no other connection.
             self._shared.dirty.extend(waiting)
-
-    def _transmit(self, connection: Connection, now: float) -> Iterator[Transmit]:
-        packets = connection.transmit(now)
-        if packets:
-            yield from _runs(connection.path.address, packets)
-        challenge = connection.take_challenge()
-        if challenge is not None:
-            yield Transmit(challenge[1], [challenge[0]])
 
     def _register(self, connection: Connection) -> None:
         deadline = connection.deadline()
@@ -399,6 +396,12 @@ class Endpoint:
 def _resets(packet: wire.Reset, connection: Connection) -> bool:
     same_token = hmac.compare_digest(connection.peer_reset_token, packet.token)
     return same_token and connection.remote_cid == packet.cid
+
+
+def _challenge(connection: Connection) -> Iterator[Transmit]:
+    challenge = connection.take_challenge()
+    if challenge is not None:
+        yield Transmit(challenge[1], [challenge[0]])
 
 
 def _runs(address: Address, packets: list[bytes]) -> Iterator[Transmit]:

@@ -39,6 +39,18 @@ class Packer:
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
 
+    def has_something(self, receiver: Receiver, now: float) -> bool:
+        """False if `build` would only find out that there is nothing to send: the usual case."""
+        sender = self._sender
+        return bool(
+            sender.schedule.levels
+            or sender.ping_due
+            or sender.controls
+            or sender.skips
+            or receiver.credits_due
+            or receiver.ack_wanted(now)
+        )
+
     def build(self, receiver: Receiver, now: float, *, close: bytes | None = None) -> bytes | None:
         """The next packet, sealed, or None if there is nothing that may be sent now."""
         sender = self._sender
