@@ -126,3 +126,16 @@ def test_a_tally_of_nothing_has_no_rate() -> None:
     tally.take()
     assert tally.rate == 0.0
     assert tally.count == 1
+
+
+def test_the_delay_of_updates_is_measured_or_says_why_not() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "benchmarks.delay", "--seconds", "2"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    if "not measured" in finished.stderr:
+        pytest.skip(finished.stderr.strip())
+    rows = [line.split("|")[1].strip() for line in finished.stdout.splitlines() if "| " in line]
+    assert rows == ["way", "sequenced", "latest", "ordered", "tcp"]
+    assert "| ordered | 120 of 120 |" in finished.stdout
