@@ -7,6 +7,7 @@ from aerogram.app import App
 from aerogram.channels import Channel
 from aerogram.client import connect
 from aerogram.config import Config
+from aerogram.core.budget import Budget
 from aerogram.core.channel import Outcome
 from aerogram.core.keys import Identity
 from aerogram.errors import (
@@ -50,6 +51,7 @@ from aerogram.session_clock import SessionClock
 __all__ = [
     "AerogramError",
     "App",
+    "Budget",
     "Channel",
     "ChannelMismatch",
     "ClosedByPeer",

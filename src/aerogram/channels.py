@@ -3,29 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from aerogram import delivery as presets
 from aerogram import messages as codec
-from aerogram.core.channel import ChannelSpec
+from aerogram.core.channel import ChannelSpec, WhenFull
 from aerogram.core.delivery import AsItArrives, Delivery, InOrder, NewestWins
 
 
 @dataclass(frozen=True)
 class Channel:
-    """A named channel: its delivery, and the types that travel on it in one order."""
+    """A named channel: its delivery, and the types that travel on it in one order.
+
+    Raises `ValueError` for what cannot be.
+    """
 
     name: str
     delivery: Delivery
     carries: Sequence[type] = ()
     priority: int = 0
-    """Channels of a higher priority are sent first."""
+    """Channels of a higher priority are sent first; what waits below gets one packet in 16. Above
+    0, what is sent may exceed the congestion window a little, so it does not wait for a round trip.
+    """
+    weight: int = 1
+    """The share among channels of the same priority, up to 256."""
+    when_full: WhenFull = "block"
+    """What a full queue means. "block": `send` waits. "error": `send` raises `QueueFull`.
+    "drop_oldest" and "drop_newest": that message is lost, and its receipt says why. "latest": all
+    that wait are superseded by the new one."""
+    queue_messages: int | None = None
+    """Messages that may wait; None is `Config.send_queue_messages`."""
+    queue_bytes: int | None = None
+    """The same in bytes; None is `Config.send_queue_bytes`. An empty queue takes any message."""
+
+    def __post_init__(self) -> None:
+        _ = self.spec
 
     @property
     def spec(self) -> ChannelSpec:
         """What the protocol core knows of it."""
-        return ChannelSpec(self.name, self.delivery, self.priority)
+        return ChannelSpec(
+            self.name,
+            self.delivery,
+            self.priority,
+            weight=self.weight,
+            when_full=self.when_full,
+            queue_messages=self.queue_messages,
+            queue_bytes=self.queue_bytes,
+        )
 
 
 DEFAULT_CHANNEL: Final = Channel("default", presets.ordered())
@@ -64,7 +90,7 @@ class Channels:
         """The same with a view of messages, if its ordering is one that looks into them."""
         if isinstance(spec.delivery.ordering(), AsItArrives | InOrder | NewestWins):
             return spec
-        return ChannelSpec(spec.name, spec.delivery, spec.priority, self._decode)
+        return replace(spec, view=self._decode)
 
     def of(self, kind: type) -> ChannelSpec:
         """The channel of a type: the one that carries it, its own, or the default one.

@@ -1,9 +1,10 @@
 """What a session sends: which channel a message takes, and whether there is room on it.
 
-Rules: a channel is opened by its first message. Its queue is bounded in messages and in bytes
-(`Config.send_queue_messages`, `send_queue_bytes`); whoever finds it full waits until it is half
-empty, so that a fast sender is not woken for every message. Where newer messages supersede older
-ones, one that takes the place of another needs no room.
+Rules: a channel is opened by its first message. Its queue is bounded in messages and in bytes, by
+what its `Channel` says or `Config.send_queue_messages` and `send_queue_bytes`. Whoever finds it
+full waits until it is half empty, so that a fast sender is not woken for every message, unless the
+channel says otherwise (`when_full`). Where newer messages supersede older ones, one that takes the
+place of another needs no room.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Final
 
-from aerogram.errors import InvalidMessage, SessionClosed
+from aerogram.errors import InvalidMessage, QueueFull, SessionClosed
 from aerogram.receipts import Receipt
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ class Outbox:
         "_channels",
         "_connection",
         "_error",
-        "_queue_bytes",
-        "_queue_messages",
         "_shell",
         "_writers",
         "channels",
@@ -45,8 +44,6 @@ class Outbox:
         self._shell = shell
         self._connection = connection
         self._channels = channels
-        self._queue_messages = shell.config.send_queue_messages
-        self._queue_bytes = shell.config.send_queue_bytes
         self._writers: dict[int, list[asyncio.Future[None]]] = {}
         self._error: SessionClosed | None = None
 
@@ -83,28 +80,17 @@ class Outbox:
 
     # -- room and queue
 
-    def is_full(self, channel: SendChannel, size: int) -> bool:
-        """True if a message of this size has to wait."""
-        if self._fits(channel, size):
-            return False
-        if channel.ended:
-            channel.compact()
-        return not self._fits(channel, size)
-
-    def _fits(self, channel: SendChannel, size: int) -> bool:
-        if not channel.queue:
-            return True
-        return (
-            len(channel.queue) < self._queue_messages
-            and channel.queued_bytes + size <= self._queue_bytes
-        )
-
     async def send(
         self, channel: SendChannel, message: object, payload: bytes, deadline: float | None
     ) -> Receipt:
-        """Queue a message once there is room. Raises as `put`."""
+        """Queue a message once there is room.
+
+        Raises `QueueFull` on a channel that wants it so, and as `put`.
+        """
         receipt = self.offer(channel, message, payload, deadline)
         while receipt is None:
+            if channel.when_full == "error":
+                raise full(channel)
             await self.when_room(channel)
             receipt = self.offer(channel, message, payload, deadline)
         return receipt
@@ -112,18 +98,27 @@ class Outbox:
     def offer(
         self, channel: SendChannel, message: object, payload: bytes, deadline: float | None
     ) -> Receipt | None:
-        """Queue a message unless it has to wait; None if so. Raises as `put`."""
-        if channel.newest is None:
-            if self._error is None and self.is_full(channel, len(payload)):
-                return None
-            return self.put(channel, payload, deadline)
-        key = _key_of(channel, message)
+        """Queue a message, or drop one if so the channel; None if it has to wait.
+
+        Raises as `put`.
+        """
+        size = len(payload)
+        is_plain = channel.newest is None
+        key = None if is_plain else _key_of(channel, message)
         if (
-            self._error is None
-            and not channel.has_place(key)
-            and self.is_full(channel, len(payload))
+            channel.is_full(size)
+            and (is_plain or not channel.has_place(key))
+            and self._error is None
+            and size <= self._connection.peer_max_record_bytes
         ):
-            return None
+            if channel.when_full in ("block", "error"):
+                return None
+            now = self._shell.time()
+            if channel.when_full == "drop_newest":
+                return Receipt(self._connection.turn_away(payload, now))
+            self._connection.make_room(channel, size, now)
+        if is_plain:
+            return self.put(channel, payload, deadline)
         return self._put_about(key, channel, payload, deadline)
 
     def when_room(self, channel: SendChannel) -> asyncio.Future[None]:
@@ -189,6 +184,14 @@ class Outbox:
         self._error = error
         for identity in [*self._writers]:
             _wake(self._writers.pop(identity))
+
+
+def full(channel: SendChannel) -> QueueFull:
+    """The error for a queue without room."""
+    return QueueFull(
+        f"channel {channel.name!r} has {len(channel.queue) - channel.ended} messages with "
+        f"{channel.queued_bytes} bytes waiting"
+    )
 
 
 def _wake(waiting: list[asyncio.Future[None]]) -> None:

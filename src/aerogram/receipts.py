@@ -27,7 +27,7 @@ class Receipt:
 
     @property
     def reason(self) -> str:
-        """Why the peer refused it."""
+        """Why the peer refused it, or this side dropped it."""
         return self._outgoing.reason
 
     @property

@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from aerogram import messages as codec
 from aerogram.answering import ANSWERS, Answering
+from aerogram.core.budget import Budget
 from aerogram.core.channel import Outcome
 from aerogram.core.events import RefuseCode
 from aerogram.core.ledger import Ledger, SessionStats
+from aerogram.core.pacing import RateLimit
 from aerogram.dispatch import Mailboxes
 from aerogram.errors import (
     ClosedByPeer,
     ClosedLocally,
     DeliveryFailed,
     DeliveryTimeout,
-    QueueFull,
     SessionClosed,
 )
 from aerogram.inbox import Inbox
 from aerogram.lifecycle import Lifecycle
 from aerogram.messages import Request, Stream
-from aerogram.outbox import Outbox
+from aerogram.outbox import Outbox, full
 from aerogram.pings import Pings
 from aerogram.receipts import Receipt
 from aerogram.requests import Requests, checked_key, take_answers
@@ -85,8 +86,7 @@ class Session(Generic[StateT]):
         self._error: SessionClosed | None = None
         self._pings = Pings(connection, shell)
         self._drained: asyncio.Future[None] | None = None
-        self._queue_messages = self.config.send_queue_messages
-        self._queue_bytes = self.config.send_queue_bytes
+        self._rate_limit: RateLimit | None = None
         make_state = app.session_state if app is not None else None
         self._state: StateT | None = make_state() if make_state is not None else None
 
@@ -154,15 +154,44 @@ class Session(Generic[StateT]):
         stats.messages_in_flight = self.connection.messages_in_flight
         return stats
 
+    # -- rates
+
+    @property
+    def rate_limit_bytes_per_second(self) -> float | None:
+        """What the session may send, packets as a whole; None is without limit.
+
+        Setting it holds for what is sent from now on. Raises `ValueError` for a rate that is none.
+        """
+        return None if self._rate_limit is None else self._rate_limit.bytes_per_second
+
+    @rate_limit_bytes_per_second.setter
+    def rate_limit_bytes_per_second(self, rate: float | None) -> None:
+        limit = None if rate is None else RateLimit(rate)
+        if self._rate_limit is not None:
+            self.connection.lift_limit(self._rate_limit)
+        if limit is not None:
+            self.connection.limit_rate(limit)
+        self._rate_limit = limit
+        self._shell.schedule_flush()
+
+    def budget(self, kind: type[Any] | None = None, *, via: Channel | None = None) -> Budget:
+        """What the session can take on now, for messages of a type or on a channel.
+
+        Raises `InvalidMessage` for a type that cannot be sent.
+        """
+        channel = self.outbox.channel_for(object if kind is None else kind, via)
+        return self.connection.budget(channel)
+
     # -- sending
 
     async def send(
         self, message: object, *, via: Channel | None = None, deadline: float | None = None
     ) -> Receipt:
-        """Queue a message; waits while the channel's queue is full.
+        """Queue a message; waits while the channel's queue is full, unless the channel says else.
 
         `deadline` is in seconds from now: later the message is worthless and given up. Raises
-        `InvalidMessage`, `MessageTooLarge`, or `SessionClosed`.
+        `InvalidMessage`, `MessageTooLarge`, `SessionClosed`, or `QueueFull` on a channel that wants
+        it so.
         """
         payload = codec.encode(message)
         outbox = self.outbox
@@ -171,8 +200,8 @@ class Session(Generic[StateT]):
             channel = outbox.channel_of(type(message))
         if (
             channel.newest is not None
-            or len(channel.queue) >= self._queue_messages
-            or channel.queued_bytes + len(payload) > self._queue_bytes
+            or len(channel.queue) >= channel.queue_messages
+            or channel.queued_bytes + len(payload) > channel.queue_bytes
         ):
             return await outbox.send(channel, message, payload, deadline)
         return outbox.put(channel, payload, deadline)
@@ -188,10 +217,7 @@ class Session(Generic[StateT]):
         channel = self.outbox.channel_for(type(message), via)
         receipt = self.outbox.offer(channel, message, payload, deadline)
         if receipt is None:
-            raise QueueFull(
-                f"channel {channel.name!r} has {len(channel.queue)} messages with "
-                f"{channel.queued_bytes} bytes waiting"
-            )
+            raise full(channel)
         return receipt
 
     async def emit(

@@ -19,7 +19,15 @@ from aerogram.core.incoming import ReceiveChannel
 from aerogram.core.outgoing import Outcome, Outgoing, Piece
 from aerogram.core.policies import Run
 
-__all__ = ["ChannelSpec", "Outcome", "Outgoing", "ReceiveChannel", "Run", "SendChannel"]
+__all__ = [
+    "ChannelSpec",
+    "Outcome",
+    "Outgoing",
+    "ReceiveChannel",
+    "Run",
+    "SendChannel",
+    "WhenFull",
+]
 """Both halves of a channel and what is on it, for those who deal with channels."""
 
 WhenFull = Literal["block", "drop_oldest", "drop_newest", "latest", "error"]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aerogram.config import Config
 from aerogram.core import wire
 from aerogram.core.arrivals import Arrivals
+from aerogram.core.budget import Budget, measure
 from aerogram.core.channel import ChannelSpec, SendChannel
 from aerogram.core.congestion import Controller, FixedWindow
 from aerogram.core.events import (
@@ -228,6 +229,10 @@ class Connection:
     def make_room(self, channel: SendChannel, size: int, now: float) -> None:
         """Let messages that wait give way to one of this size, as the channel wants it."""
         self._sender.outcomes.make_room(channel, size, now)
+
+    def budget(self, channel: SendChannel) -> Budget:
+        """What the connection can take on now, with the room on a channel."""
+        return measure(self._sender, channel)
 
     def limit_rate(self, limit: RateLimit) -> None:
         """Keep to a limit, which others may share, beside those that there are."""

@@ -172,9 +172,13 @@ class Packer:
             room -= _put_frame(packet, parts, wire.PING)
             packet.ack_eliciting = True
             packet.pings, sender.pings = sender.pings, []
-        if room > 0 and packet.ack_eliciting and sender.schedule.levels and self._window_allows():
+        if room > 0 and packet.ack_eliciting and sender.schedule.levels and self._may_pad():
             # Equal sizes let the kernel take the whole run in one call (UDP_SEGMENT).
             parts.append(bytes(room))
+
+    def _may_pad(self) -> bool:
+        """False for the last packet of a run, and where each byte counts against a limit."""
+        return self._sender.pacer is None and self._window_allows()
 
     def _fill_level(self, level: Level, packet: SentPacket, parts: list[bytes], room: int) -> int:
         """Channels of one priority, each once, until the packet is full."""
