@@ -237,12 +237,16 @@ class Recovery:
         return self.last_eliciting_at + self.probe_timeout()
 
     def probe_timeout(self) -> float:
-        """The probe timeout with its backoff, in seconds."""
+        """The probe timeout with its backoff, in seconds.
+
+        It is bounded by the shortest round trip that was seen: a network that has held packets for
+        seconds leaves an estimate behind that would be waited for long after it has healed.
+        """
         base = self.rtt.probe_timeout + self.max_ack_delay
-        if self.pto_count == 0:
+        if base < LONGEST_PTO_SECONDS and self.pto_count == 0:
             return base
         backed_off = base * float(1 << min(self.pto_count, 16))
-        return min(backed_off, max(LONGEST_PTO_SECONDS, base))
+        return min(backed_off, max(LONGEST_PTO_SECONDS, 3 * self.rtt.minimum))
 
     def oldest(self, count: int) -> list[SentPacket]:
         """Up to `count` of the packets that have been in flight longest."""
