@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aerogram import App, Message, Server, connect, serve
-from aerogram.lab import Host, Network
+from aerogram.lab import Host, Link, Network
 from aerogram.lan import multicast
 from aerogram.lan.multicast import Gap, MulticastConfig, MulticastReceiver, MulticastSender
 
 GROUP, PORT = "239.1.2.3", 5000
+DELAY = 0.005
 
 
 class Tick(Message, tag=1):
@@ -96,3 +97,8 @@ async def receiving(*receivers: Receiver) -> AsyncIterator[list[asyncio.Task[Non
         raise
     finally:
         await asyncio.wait(tasks)
+
+
+def lossy(network: Network, receiver: Receiver, loss: float) -> None:
+    """Lose what comes to a receiver by multicast; sessions have no lossy way here."""
+    network.link("server", receiver.host, Link(delay=DELAY, loss=loss), both_ways=False)

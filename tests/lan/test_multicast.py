@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from aerogram import App, Message, Session, connect
+from aerogram import App, Message, Session, connect, serve
 from aerogram.errors import EndpointClosed, MessageTooLarge, Rejected, RequestFailed
 from aerogram.lab import Link, Network
 from aerogram.lan import multicast
@@ -19,14 +19,7 @@ from aerogram.lan.multicast import (
     MulticastSender,
     StreamLost,
 )
-from tests.lan.streams import GROUP, PORT, Receiver, Tick, receiving, streaming, ticks
-
-DELAY = 0.005
-
-
-def lossy(network: Network, receiver: Receiver, loss: float) -> None:
-    """Lose what comes to a receiver by multicast; sessions have no lossy way here."""
-    network.link("server", receiver.host, Link(delay=DELAY, loss=loss), both_ways=False)
+from tests.lan.streams import DELAY, GROUP, PORT, Receiver, Tick, lossy, receiving, streaming, ticks
 
 
 @pytest.mark.aerogram(limit=120.0)
@@ -284,8 +277,6 @@ async def test_receivers_are_limited(network: Network) -> None:
 
 @pytest.mark.aerogram(limit=60.0)
 async def test_a_server_without_a_sender_says_so(network: Network) -> None:
-    from aerogram import serve
-
     host = network.host("client")
     async with (
         serve(App(), "server", 9000, network=network.host("server")) as server,
@@ -364,8 +355,6 @@ async def test_messages_of_other_kinds_come_as_they_are(network: Network) -> Non
 
 @pytest.mark.aerogram(limit=60.0)
 async def test_one_app_has_several_streams_and_clients_have_handlers(network: Network) -> None:
-    from aerogram import serve
-
     there, here = network.host("server"), network.host("client")
     one = MulticastSender(GROUP, PORT, name="one", network=there)
     two = MulticastSender("239.1.2.4", PORT, name="two", network=there)

@@ -90,6 +90,7 @@ class MulticastReceiver:
         self._endpoint: DatagramEndpoint
         self._target: Address
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._key_wait = KEY_WAIT_SECONDS_MIN
         self._wants_report = False
         self._is_silent = False
@@ -289,11 +290,11 @@ class MulticastReceiver:
             self._arm(core.poll_timeout())
 
     def _arm(self, when: float) -> None:
-        timer = self._timer
-        if timer is not None:
-            if not timer.cancelled() and self._loop.time() < timer.when() <= when:
+        if self._timer is not None:
+            if self._loop.time() < self._timer_at <= when:
                 return
-            timer.cancel()
+            self._timer.cancel()
+        self._timer_at = when
         self._timer = self._loop.call_at(when, self._flush, when)
 
     async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
