@@ -139,3 +139,14 @@ def test_the_delay_of_updates_is_measured_or_says_why_not() -> None:
     rows = [line.split("|")[1].strip() for line in finished.stdout.splitlines() if "| " in line]
     assert rows == ["way", "sequenced", "latest", "ordered", "tcp"]
     assert "| ordered | 120 of 120 |" in finished.stdout
+
+
+def test_every_delivery_keeps_its_promise_on_every_path() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "benchmarks.deliveries", "--messages", "400"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    rows = finished.stdout.splitlines()[2:]
+    assert len(rows) == 6 * 8
+    assert all(row.endswith("| yes |") for row in rows)
