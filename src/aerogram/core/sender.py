@@ -28,6 +28,9 @@ from aerogram.core.recovery import Recovery, SentPacket
 from aerogram.core.reminders import Reminders
 from aerogram.core.stats import ConnectionStats
 
+LAST_TRY_PROBES: Final = 3
+"""What was sent for the last time is lost after so many probe timeouts at the latest (RFC 9002
+§7.6.1 has as many), even if nothing else is acknowledged that would prove it."""
 HEADER_ROOM_BYTES: Final = 32
 """The most that the header of a MESSAGES or FRAGMENT frame takes, apart from the data."""
 
@@ -308,10 +311,19 @@ class Sender:
                 self._probe(now)
         self.expire(now)
         for channel, late in self._retries.take_due(now):
-            if isinstance(late, Piece):
-                self._piece_again(late)
+            self._try_again(channel, late, now)
+
+    def _try_again(self, channel: SendChannel, late: Outgoing | Piece, now: float) -> None:
+        """The time has come that a retry policy has set, or it had set none and waited enough."""
+        if isinstance(late, Piece):
+            if late.is_last_try:
+                self._piece_lost(late, now)
             else:
-                self._send_again(channel, late)
+                self._piece_again(late)
+        elif late.make_history().is_last_try:
+            self._message_lost(channel, late, now)
+        else:
+            self._send_again(channel, late)
 
     def _probe(self, now: float) -> None:
         """RFC 9002 §6.2.4: send what is oldest again, without calling it lost."""
@@ -428,7 +440,9 @@ class Sender:
             due = math.inf
         plan.is_last_try = due is None
         plan.by_policy = due is not None and due != math.inf
-        if due is not None and plan.by_policy:
+        if due is None:
+            self._retries.add(now + LAST_TRY_PROBES * self.recovery.probe_timeout(), channel, sent)
+        elif plan.by_policy:
             self._retries.add(due, channel, sent)
 
 
