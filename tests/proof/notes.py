@@ -80,7 +80,7 @@ def presets() -> dict[str, Callable[..., Delivery]]:
     return {
         name: function
         for name, function in functions.items()
-        if inspect.isfunction(function) and name != "latest"
+        if inspect.isfunction(function)
         if inspect.signature(function).return_annotation == "Delivery"
     }
 

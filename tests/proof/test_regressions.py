@@ -146,3 +146,17 @@ def test_a_peer_that_moves_while_challenges_are_lost_is_followed_soon() -> None:
         assert talk.server.session.stats.path_changes == 1
 
     run(scenario, "rebind", "loss", behind_nat=True, config=Config(initial_rtt_seconds=2.0))
+
+
+def test_packets_that_were_held_for_long_delay_no_later_repair() -> None:
+    async def scenario(world: World, talk: Talk) -> None:
+        world.network.hold(world.host, both_ways=False)  # so acknowledgements come late, one by one
+        world.say(talk, "ordered", 100)
+        await asyncio.sleep(12.0)
+        world.network.release()
+        await asyncio.sleep(0.1)
+        world.network.default = Link(loss=1.0)
+        world.say(talk, "ordered", 100)
+        await asyncio.sleep(1.0)
+
+    run(scenario, "hold", "loss")
