@@ -6,6 +6,7 @@ do something, so that acknowledgements, credit and refusals meet messages on the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -69,7 +70,7 @@ class Hostile:
             self._announce,
             self._allow_rekey,
             self._let_host_close,
-            self._say,
+            self._tell_time,
         )
 
     def run(self, steps: list[Step]) -> None:
@@ -130,6 +131,21 @@ class Hostile:
     def _allow_rekey(self, step: Step) -> None:
         self._keys.acknowledged(self._number)
         self.say(step.body, step)
+
+    def _tell_time(self, step: Step) -> None:
+        """Answer the question that the host asks for the time, with any time there is."""
+        if self.connection.state is not State.OPEN:
+            return
+        self.connection.ask_for_time(self.host.now)
+        self._note(self.host.turn())
+        timing = self.connection.timing()
+        if timing._asked_at >= 0:
+            received_at = int.from_bytes(step.body[:7], "big")
+            took = int.from_bytes(step.body[7:11], "big")
+            answer = wire.encode_time_answer(timing._asked_at, received_at, received_at + took)
+            self.say(answer + step.body[11:], step)
+        assert math.isfinite(timing.clock.offset(self.host.now))
+        assert timing.clock.error_bound(self.host.now) > 0.0
 
     # -- what the host's own program does
 

@@ -13,6 +13,7 @@ from typing import Final
 MUTATIONS_MOST: Final = 8
 """Changes to one input; half of all inputs get one."""
 SLICE_BYTES_MOST: Final = 64
+BLOCK_BYTES_MOST: Final = 300
 REPEATS_MOST: Final = 300
 """Copies of a small slice in a row: nesting, runs of frames, floods."""
 
@@ -103,6 +104,20 @@ def repeat(random: Random, data: bytearray, other: bytes) -> None:
     data[end:end] = data[start:end] * random.randint(2, REPEATS_MOST)
 
 
+def repeat_block(random: Random, data: bytearray, other: bytes) -> None:
+    """Runs of whole frames, messages and steps."""
+    start, end = _slice(random, data)
+    end = min(len(data), end + random.randint(0, BLOCK_BYTES_MOST))
+    data[end:end] = data[start:end] * random.randint(1, 8)
+
+
+def substitute(random: Random, data: bytearray, other: bytes) -> None:
+    """Everything that was one byte becomes another: a field that comes again and again."""
+    if data:
+        old, new = random.choice(data), random.randrange(256)
+        data[:] = data.replace(bytes((old,)), bytes((new,)))
+
+
 def exchange(random: Random, data: bytearray, other: bytes) -> None:
     start, end = _slice(random, data)
     moved = data[start:end]
@@ -134,6 +149,8 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     truncate,
     duplicate,
     repeat,
+    repeat_block,
+    substitute,
     exchange,
     splice,
     graft,

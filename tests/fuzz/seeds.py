@@ -22,9 +22,21 @@ from tests.fuzz.targets import codec
 _PARAMETERS: Final = PARAMETERS.encode()
 _FRAMES: Final = {name: encode_frame(frame) for name, frame in FRAMES.items()}
 
-SAY, SKIP_NUMBERS, REPEAT, FORGE, SEND, SEND_LATE, ACK, HANDLERS, PING, ANNOUNCE, REKEY, CLOSE = (
-    *(0, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14),
+LOW_ORDER_POINTS: Final = tuple(
+    value.to_bytes(32, "little")
+    for value in (
+        0,
+        1,
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+        *(2**255 - 19 + delta for delta in (-1, 0, 1)),
+        2**256 - 1,
+    )
 )
+"""X25519 points whose secret everybody knows (RFC 7748 §6.1), and one that is not canonical."""
+
+SAY, SKIP_NUMBERS, REPEAT, FORGE, SEND, SEND_LATE = 0, 4, 5, 6, 7, 8
+ACK, HANDLERS, PING, ANNOUNCE, REKEY, CLOSE, TIME = 9, 10, 11, 12, 13, 14, 15
 """Kinds of the steps of `hostile.Hostile`."""
 
 
@@ -73,12 +85,15 @@ def _conversations() -> list[list[Step]]:
         ]
     )
     found.append([Step(HANDLERS), Step(PING), Step(SKIP_NUMBERS, b"\0\0\0\x09\x01"), Step(REPEAT)])
+    times = [b"", b"\0\0\0\x06\0\0\0\0\0\0\x09", bytes((0xFF,)) * 11]
+    found.append([Step(TIME, body, wait=wait) for body in times for wait in (0, 4, 5)])
     found.append([Step(CLOSE), Step(SAY, _FRAMES["CLOSE"]), Step(FORGE, bytes(40), wait=3)])
     return found
 
 
 def _wire() -> list[bytes]:
-    return [*published().values(), *_FRAMES.values(), b"".join(_FRAMES.values())]
+    runs = [_messages(0, *[b"@" * size] * count) for size in (1, 63, 200) for count in (4, 5)]
+    return [*published().values(), *_FRAMES.values(), b"".join(_FRAMES.values()), *runs]
 
 
 def _session() -> list[bytes]:
@@ -104,6 +119,9 @@ def _server() -> list[bytes]:
         conversations.append(
             [Step(4, bytes((0x80 + mode, 4, 176, 0))), Step(5, bytes(40)), Step(6)]
         )
+    for point in LOW_ORDER_POINTS:
+        for mode in (Mode.PSK, Mode.PINNED):
+            conversations.append([Step(2, bytes((mode,)) + point + bytes(80))])
     flood = [Step(1, bytes((16 * client,)) + _PARAMETERS) for client in range(8)]
     conversations.append([*flood, Step(3, bytes((0x95,)) + _PARAMETERS)])
     for frame in _FRAMES.values():
@@ -114,6 +132,7 @@ def _server() -> list[bytes]:
 def _client() -> list[bytes]:
     steps = [Step(kind, body) for kind in range(8) for body in (_PARAMETERS, b"token")]
     steps += [Step(0, packet) for packet in published().values()]
+    steps += [Step(1, point + bytes(80)) for point in LOW_ORDER_POINTS]
     return [bytes((mode,)) + write_steps([step]) for mode in Mode for step in steps]
 
 
