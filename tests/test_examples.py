@@ -134,3 +134,11 @@ def test_ticker() -> None:
     )  # fmt: skip
     lines = [f"ACME costs {cents} cents" for cents in (100, 101, 102)]
     assert finished.stdout.splitlines() == [*lines, "nobody watches any more"]
+
+
+def test_market_data() -> None:
+    finished = subprocess.run(
+        [sys.executable, "market_data.py"], cwd=EXAMPLES, capture_output=True, text=True,
+        timeout=60, check=True,
+    )  # fmt: skip
+    assert finished.stdout.splitlines() == [f"reader {n}: 300 prices, 0 lost" for n in (1, 2, 3)]
