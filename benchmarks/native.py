@@ -143,9 +143,7 @@ def compiled(name: str) -> Path:
     source = program.with_suffix(".c")
     source.write_text(_HEAD + _SOURCES[name])
     command = [compiler, "-O2", "-w", "-o", str(program), str(source)]
-    finished = subprocess.run(  # noqa: S603  our own
-        command, capture_output=True, text=True, check=False
-    )
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         raise NotAvailable(finished.stderr.strip()[:200])
     return program
@@ -171,7 +169,7 @@ class Program:
         command += map(str, arguments)
         if core is not None and shutil.which("taskset"):
             command = ["taskset", "-c", str(core), *command]
-        self._process = subprocess.Popen(  # noqa: S603  our own
+        self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 

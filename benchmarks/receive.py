@@ -24,7 +24,6 @@ from multiprocessing.connection import Connection
 from time import perf_counter, process_time
 from typing import Any
 
-from aerogram.io.opening import open_endpoint
 from benchmarks.native import NotAvailable, Program
 from benchmarks.receivers import RECEIVERS, Counter, bound_socket
 
@@ -155,6 +154,8 @@ def fan_out_hosts() -> list[str]:
 
 
 async def fanned_out(peer: str, seconds: float) -> Row:
+    from aerogram.io.opening import open_endpoint  # noqa: PLC0415  see receivers.py
+
     row = Row(FAN_OUT, peer)
     data = bytes(MESSAGE_BYTES)
     with sink() as receiver:

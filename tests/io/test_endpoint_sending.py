@@ -133,6 +133,23 @@ async def test_a_run_costs_few_writes_and_few_reads() -> None:
 
 
 @EVERY_TRANSPORT
+async def test_a_run_can_be_kept_whole(kind: Kind) -> None:
+    async with opened(kind=kind, keep_runs=True) as receiver, opened(kind=kind) as sender:
+        run = [b"%03d" % number for number in range(150)] + [b"z"]
+        await sender.send_run(run, receiver.local_address)
+        await sender.send(b"alone", receiver.local_address)
+        records: list[bytes] = []
+        datagrams = 0
+        while len(records) < 152:
+            datagram = await receiver.receive(timeout=PATIENCE)
+            records += datagram.records
+            datagrams += 1
+        assert records == [*run, b"alone"]
+        assert receiver.stats.received == datagrams
+        assert datagrams == (4 if sender._link.sends_runs else 152)
+
+
+@EVERY_TRANSPORT
 async def test_a_run_of_different_sizes_is_refused(kind: Kind) -> None:
     async with opened(kind=kind) as sender:
         for run in ([b"a", b"bb"], [b"aa", b"b", b"cc"]):

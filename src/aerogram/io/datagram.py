@@ -8,7 +8,10 @@ waits in `control` until it is asked for, because most users never do.
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Unpack
 
@@ -123,6 +126,12 @@ class Datagram(NamedTuple):
         tos = self.tos
         return None if tos is None else tos & ECN_BITS
 
+    @property
+    def records(self) -> Sequence[bytes]:
+        """The records of a run that was kept whole (`keep_runs`); of any other its data."""
+        segment = ancillary.segment_bytes(self.control)
+        return cut_run(self.data, segment) if 0 < segment < len(self.data) else (self.data,)
+
     async def reply(self, data: Payload, **options: Unpack[SendOptions]) -> None:
         """Answer the sender, from the address that it asked. Raises as `DatagramEndpoint.send`."""
         if self.endpoint is None:
@@ -131,6 +140,17 @@ class Datagram(NamedTuple):
         if local is not None:
             options.setdefault("source", local[0])
         await self.endpoint.send(data, self.address, **options)
+
+
+def cut_run(data: bytes, segment: int) -> Sequence[bytes]:
+    """Return the records of a run: `segment` bytes each, the last may be shorter."""
+    return _cutter(segment, *divmod(len(data), segment)).unpack(data)
+
+
+@functools.lru_cache(maxsize=256)
+def _cutter(size: int, count: int, rest: int) -> struct.Struct:
+    """`count` pieces of `size` bytes, and one of the rest: unpacking is the quickest way to cut."""
+    return struct.Struct(f"{size}s" * count + (f"{rest}s" if rest else ""))
 
 
 @dataclass(slots=True)
@@ -146,7 +166,7 @@ class DatagramStats:
     """Taken whole from the socket."""
     received_bytes: int = 0
     received_runs: int = 0
-    """Reads that gave more than one datagram of one peer (UDP_GRO)."""
+    """Reads that gave more than one datagram of one peer (UDP_GRO); a kept run counts as one."""
     truncated: int = 0
     """Longer than the read buffer; not in `received`."""
     queued: int = 0

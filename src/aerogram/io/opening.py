@@ -46,9 +46,10 @@ class open_endpoint:  # noqa: N801  used as a function: `async with open_endpoin
     and `receive_queue_bytes`); beyond that the oldest or the newest is dropped and counted, or with
     "block" the socket is left alone and the kernel drops (the fall-back transport cannot stop to
     read: there it drops the newest). `details=False` does without interface, kernel timestamp, TTL
-    and TOS, which is quicker; `gather_runs=False` without UDP_GRO. `may_fragment=False` never lets
-    the system cut a datagram up. `on_error` is called with each ICMP report instead of
-    `endpoint.errors`.
+    and TOS, which is quicker; `gather_runs=False` without UDP_GRO. With `keep_runs` a datagram may
+    be a run, of which `records` gives the parts: the quickest way to take in a flood of one sender.
+    `may_fragment=False` never lets the system cut a datagram up. `on_error` is called with each
+    ICMP report instead of `endpoint.errors`.
 
     `config.transport` chooses: "batch" reads and writes the socket itself, "asyncio" is the
     fall-back for loops that cannot, "auto" what works. A given `network` makes its own.
@@ -72,6 +73,7 @@ class open_endpoint:  # noqa: N801  used as a function: `async with open_endpoin
         overflow: Overflow = "drop_oldest",
         details: bool = True,
         gather_runs: bool = True,
+        keep_runs: bool = False,
         may_fragment: bool = True,
         on_error: ErrorCallback | None = None,
     ) -> None:
@@ -97,6 +99,7 @@ class open_endpoint:  # noqa: N801  used as a function: `async with open_endpoin
         self._overflow: Overflow = overflow
         self._details = details
         self._gather_runs = gather_runs
+        self._keep_runs = keep_runs
         self._may_fragment = may_fragment
         self._on_error = on_error
         self._endpoint: DatagramEndpoint | None = None
@@ -159,6 +162,7 @@ class open_endpoint:  # noqa: N801  used as a function: `async with open_endpoin
                 sock,
                 details=self._details,
                 gather_runs=self._gather_runs,
+                keep_runs=self._keep_runs,
             )
         else:
             link = transport_link = TransportLink(

@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 
 from aerogram.io.addresses import NAME_BYTES, AddressBook
 from aerogram.io.ancillary import CONTROL_BYTES, segment_bytes
-from aerogram.io.datagram import Clocks, Datagram, DatagramStats
+from aerogram.io.datagram import Clocks, Datagram, DatagramStats, cut_run
 
 BUFFERS_PER_READ: Final = 64
 """Each takes one datagram, or one run."""
@@ -77,19 +77,21 @@ def make_reader(
     endpoint: Any,
     loop_time: Callable[[], float],
     control_bytes: int,
+    *,
+    keep_runs: bool = False,
 ) -> Reader:
     """Return the quickest reader that this system has for `sock`; datagrams name `endpoint`.
 
     `control_bytes` is what a datagram has that is not a run: see `ancillary.enable_details`.
     """
-    source = _Source(sock, book, stats, endpoint, loop_time, control_bytes)
+    source = _Source(sock, book, stats, endpoint, loop_time, control_bytes, keep_runs)
     return RecvmmsgReader(source) if _load_recvmmsg() is not None else RecvmsgReader(source)
 
 
 class _Source:
     """What both readers need."""
 
-    __slots__ = ("book", "control_bytes", "endpoint", "loop_time", "sock", "stats")
+    __slots__ = ("book", "control_bytes", "endpoint", "keep_runs", "loop_time", "sock", "stats")
 
     def __init__(
         self,
@@ -99,6 +101,7 @@ class _Source:
         endpoint: Any,
         loop_time: Callable[[], float],
         control_bytes: int,
+        keep_runs: bool,
     ) -> None:
         self.sock = sock
         self.book = book
@@ -106,6 +109,23 @@ class _Source:
         self.endpoint = endpoint
         self.loop_time = loop_time
         self.control_bytes = control_bytes
+        self.keep_runs = keep_runs
+
+    def take_run(self, run: Datagram, segment: int, found: list[Datagram]) -> None:
+        """Append the datagrams of a run: `segment` bytes each, the last may be shorter."""
+        self.stats.received_runs += 1
+        if self.keep_runs:
+            found.append(run)
+            return
+        data, address, control, read_at, endpoint = run
+        parts = zip(
+            cut_run(data, segment),
+            repeat(address),
+            repeat(control),
+            repeat(read_at),
+            repeat(endpoint),
+        )
+        found += map(_new, repeat(Datagram), parts)
 
 
 class RecvmsgReader:
@@ -142,25 +162,10 @@ class RecvmsgReader:
             first = Datagram(data, address, control, read_at, source.endpoint)
             segment = segment_bytes(control) if control else 0
             if 0 < segment < len(data):
-                found += take_run_apart(first, segment)
-                source.stats.received_runs += 1
+                source.take_run(first, segment, found)
             else:
                 found.append(first)
         return Read(found, size, has_more=True)
-
-
-def take_run_apart(run: Datagram, segment: int) -> list[Datagram]:
-    """Return the datagrams of a run: `segment` bytes each, the last may be shorter."""
-    data, address, control, read_at, endpoint = run
-    parts = _segments(segment, *divmod(len(data), segment)).unpack(data)
-    fields = zip(parts, repeat(address), repeat(control), repeat(read_at), repeat(endpoint))
-    return list(map(_new, repeat(Datagram), fields))
-
-
-@functools.lru_cache(maxsize=256)
-def _segments(size: int, count: int, rest: int) -> struct.Struct:
-    """`count` pieces of `size` bytes, and one of the rest: unpacking is the quickest way to cut."""
-    return struct.Struct(f"{size}s" * count + (f"{rest}s" if rest else ""))
 
 
 # recvmmsg
@@ -346,8 +351,7 @@ class RecvmmsgReader:
             total += size
             segment = segment_bytes(control) if control_bytes != source.control_bytes else 0
             if 0 < segment < size:
-                found += take_run_apart(datagram, segment)
-                source.stats.received_runs += 1
+                source.take_run(datagram, segment, found)
             else:
                 found.append(datagram)
         return found, total

@@ -65,6 +65,7 @@ class SocketLink:
         *,
         details: bool = True,
         gather_runs: bool = True,
+        keep_runs: bool = False,
     ) -> None:
         self.sock: socket.socket | None = sock
         self.sends_runs = can_send_runs(sock)
@@ -78,7 +79,13 @@ class SocketLink:
         self._errors = workings.errors
         control_bytes = ancillary.enable_details(sock) if details else 0
         self._reader = make_reader(
-            sock, workings.book, workings.stats, endpoint, workings.loop.time, control_bytes
+            sock,
+            workings.book,
+            workings.stats,
+            endpoint,
+            workings.loop.time,
+            control_bytes,
+            keep_runs=keep_runs,
         )
         self._watch = _Watch(workings.loop, sock)
         self._reads = False
