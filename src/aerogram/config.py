@@ -51,13 +51,15 @@ class Config:
     """An unreliable record whose pieces stop coming is dropped after this."""
 
     send_queue_messages: int = 8192
-    """Messages that may wait or be in flight on a channel before `send` waits for room."""
+    """Messages that may wait on a channel before `send` waits for room, unless it says otherwise.
+    """
 
     send_queue_bytes: int = 1024 * 1024
     """The same in bytes; one larger record is let in when the queue is empty."""
 
     channels_per_session: int = 256
-    """Channels that a peer may announce; each may hold a window of what waits."""
+    """Channels that a peer may announce; each may hold a window of what waits. The same limit holds
+    for what this side opens, for its peer is likely to have the same."""
 
     congestion_window_bytes: int = 256 * 1024
     """Bytes in flight of the fixed-window congestion controller."""

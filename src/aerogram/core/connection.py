@@ -175,7 +175,7 @@ class Connection:
     # -- what the user does
 
     def open_channel(self, spec: ChannelSpec) -> SendChannel:
-        """A new channel to the peer."""
+        """A new channel to the peer. Raises `InvalidMessage` beyond the limit."""
         return self._sender.open_channel(spec)
 
     def send(self, channel: SendChannel, payload: bytes, deadline: float | None = None) -> Outgoing:

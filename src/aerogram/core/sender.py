@@ -27,6 +27,7 @@ from aerogram.core.receiver import Receiver
 from aerogram.core.recovery import Recovery, SentPacket
 from aerogram.core.reminders import Reminders
 from aerogram.core.stats import ConnectionStats
+from aerogram.errors import InvalidMessage
 
 LAST_TRY_PROBES: Final = 3
 """What was sent for the last time is lost after so many probe timeouts at the latest (RFC 9002
@@ -113,7 +114,13 @@ class Sender:
     # -- what the user does
 
     def open_channel(self, spec: ChannelSpec) -> SendChannel:
-        """A new channel to the peer; it is announced with its first message."""
+        """A new channel to the peer; it is announced with its first message.
+
+        Raises `InvalidMessage` if there are as many as the peer may be expected to take.
+        """
+        if len(self.channels) >= self.config.channels_per_session:
+            limit = self.config.channels_per_session
+            raise InvalidMessage(f"{limit} channels are open: see Config.channels_per_session")
         channel = SendChannel(len(self.channels), spec, self.peer_window_bytes, self.config)
         # A whole message, with the two bytes of its size, has to fit beside the announcement and
         # what tells its lifetime.

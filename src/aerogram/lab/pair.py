@@ -168,6 +168,8 @@ class Pair:
         self.traffic = (Traffic(), Traffic())
         self.on_packet: Callable[[Side, bytes, float], None] | None = None
         """Called for each datagram that a side sends, lost or not."""
+        self.loses: Callable[[Side, bytes], bool] | None = None
+        """Asked for each datagram that a side sends whether it is lost, beside what links lose."""
         self._is_cut = False
         self._order = itertools.count()
         self._flying: list[tuple[float, int, int, bytes, Address, Address]] = []
@@ -289,6 +291,9 @@ class Pair:
         traffic.bytes_sent += len(data)
         if self.on_packet is not None:
             self.on_packet(side, data, self.now)
+        if self.loses is not None and self.loses(side, data):
+            traffic.lost += 1
+            return
         copies = self.links[way].plan(data, self.now)
         if self._is_cut or copies[0].fate == "dropped":
             traffic.lost += 1
