@@ -12,6 +12,9 @@ from typing import Final, Literal
 SMALLEST_DATAGRAM_BYTES: Final = 1200
 """RFC 9000 §14: what every path carries; INIT is padded to it against amplification."""
 
+SMALLEST_WINDOW_BYTES: Final = 4096
+"""A peer with a smaller window could never be sent a whole packet's worth."""
+
 MESSAGE_OVERHEAD_BYTES: Final = 32
 """Added to a message's size in flow control, so that a window also bounds the count of messages."""
 
@@ -120,5 +123,11 @@ class Config:
             raise ValueError("max_record_bytes is at most 1 GiB")
         if self.reassembly_bytes_per_session < self.max_record_bytes:
             raise ValueError("reassembly_bytes_per_session is less than max_record_bytes")
+        if self.reassembly_bytes_per_endpoint < self.max_record_bytes:
+            raise ValueError("reassembly_bytes_per_endpoint is less than max_record_bytes")
+        if self.channel_window_bytes < SMALLEST_WINDOW_BYTES:
+            raise ValueError(f"channel_window_bytes is at least {SMALLEST_WINDOW_BYTES}")
+        if self.congestion_window_bytes < self.datagram_bytes:
+            raise ValueError("congestion_window_bytes is less than datagram_bytes")
         if self.transport not in ("auto", "batch", "asyncio"):
             raise ValueError(f"transport is 'auto', 'batch' or 'asyncio', not {self.transport!r}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aerogram.config import SMALLEST_DATAGRAM_BYTES, Config
+from aerogram.config import SMALLEST_DATAGRAM_BYTES, SMALLEST_WINDOW_BYTES, Config
 from aerogram.core import wire
 from aerogram.core.keys import Aead, Identity, PacketProtection, mac1, mac1_key, psk_identifier
 from aerogram.core.noise import HandshakeState
@@ -23,8 +23,6 @@ PATTERNS: Final = {Mode.PSK: "NNpsk0", Mode.PINNED: "IK"}
 FIRST_RESEND_SECONDS: Final = 0.25
 """An unanswered INIT is sent again after this; doubled each time up to `LAST_RESEND_SECONDS`."""
 LAST_RESEND_SECONDS: Final = 1.0
-SMALLEST_WINDOW_BYTES: Final = 4096
-"""A peer with a smaller window could never be sent a whole packet's worth."""
 ACK_DELAY_MICROSECONDS_LIMIT: Final = (1 << 14) * 1000
 """RFC 9000 §18.2: a peer that may hold back acknowledgements so long cannot be worked with."""
 
