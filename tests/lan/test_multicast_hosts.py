@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from aerogram import App, Identity, SessionClosed, connect, serve
-from aerogram.lab import Link, Network
+from aerogram.lab import Burst, Link, Network
 from aerogram.lan import multicast
 from aerogram.lan.multicast import MulticastConfig, MulticastReceiver, MulticastSender, StreamLost
 from tests.lan.streams import DELAY, GROUP, PORT, Receiver, Tick, lossy, receiving, streaming, ticks
@@ -31,6 +31,31 @@ async def test_a_group_may_be_ipv6(network: Network) -> None:
             for receiver in receivers:
                 receiver.stop.set()
         assert all(receiver.numbers == [*range(50)] for receiver in receivers)
+
+
+@pytest.mark.aerogram(limit=120.0)
+@pytest.mark.parametrize("order", ["ordered", "as it arrives"])
+async def test_a_terrible_network_delays_and_loses_nothing(network: Network, order: str) -> None:
+    network.default = Link(
+        delay=0.02,
+        jitter=0.02,
+        burst=Burst(enter=0.02, leave=0.3),
+        duplicate=0.05,
+        reorder=0.05,
+        corrupt=0.01,
+    )
+    async with streaming(network) as (server, sender):
+        receivers = [Receiver(network, f"r{n}", server, order=order) for n in range(5)]
+        async with receiving(*receivers):
+            for number, tick in enumerate(ticks(300)):
+                await sender.send(Tick(tick.number, bytes(20 * (number % 200))))
+            await sender.drain(timeout=60)
+            for receiver in receivers:
+                receiver.stop.set()
+        for receiver in receivers:
+            assert sorted(receiver.numbers) == [*range(300)]
+            assert order != "ordered" or receiver.numbers == [*range(300)]
+            assert receiver.gaps == []
 
 
 @pytest.mark.aerogram(limit=120.0, expect=["left over"])

@@ -121,6 +121,18 @@ def test_a_late_joiner_starts_where_it_likes() -> None:
     assert newest.member.first_message == 100
 
 
+def test_a_late_joiner_gets_more_than_one_request_can_ask_for() -> None:
+    world = World(8)
+    world.add()
+    sent = [b"%06d" % n + bytes(1000) for n in range(6000)]
+    world.send(*sent)
+    world.run(3)
+    late = world.add(start="oldest")
+    world.run(5)
+    assert late.messages == sent
+    assert len(world.nacks) < 30
+
+
 def test_a_late_joiner_gets_no_more_than_is_held() -> None:
     config = MulticastConfig(buffer_messages=50)
     world = World(9, config=config)

@@ -118,6 +118,7 @@ class answer:  # noqa: N801  used as a function: `async with answer(...)`
                 open_group(
                     *self._target[:2],
                     interface=self._interface,
+                    send_by=self._interface if isinstance(self._interface, str | int) else None,
                     ttl=self._ttl,
                     network=self._network,
                 )

@@ -75,8 +75,9 @@ class MulticastConfig:
     old_key_seconds: float = 2.0
     """For so long after a new key, packets on their way with the one before are taken."""
 
-    rekey_seconds_min: float = 0.25
-    """Members that leave by themselves bring a new key this often at most. `expel` always does."""
+    rekey_seconds_min: float = 1.0
+    """Members that leave by themselves bring a new key this often at most, for all others have to
+    fetch it; so they may read on for so long. `expel` always brings one at once."""
 
     report_seconds: float = 1.0
     """How often a receiver tells the sender how it fares, in a group of up to 200."""

@@ -31,8 +31,8 @@ CROSSING_ROUND_TRIPS: Final = 1.0
 """A NACK that comes so soon after a repair was sent before it was received."""
 NACK_SEQUENCES_LIMIT: Final = 4096
 """Packets that one NACK can ask for; a receiver that lacks more asks again."""
-BURST_SECONDS: Final = 0.005
-"""What may be sent at once is what the rate gives in this time: timers are not finer."""
+BURST_SECONDS: Final = 0.01
+"""What may be sent at once is what the rate gives in this time: loaded loops are not finer."""
 HOLD_CHECK_SECONDS: Final = 0.02
 """How often to look whether old messages may be dropped for new ones."""
 ASKED_ROUND_TRIPS: Final = 12.0
