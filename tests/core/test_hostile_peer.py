@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from aerogram.config import MESSAGE_OVERHEAD_BYTES
@@ -98,6 +100,33 @@ def test_numbers_that_never_come_use_up_the_credit(name: str) -> None:
         assert gaps <= CONFIG.channel_window_bytes // MESSAGE_OVERHEAD_BYTES
     assert gaps > 100
     hostile.host.finish()
+
+
+def test_refusals_of_one_packet_are_looked_up_together() -> None:
+    hostile = open_session(serves=True)
+    for size in (1, 2, 3):
+        hostile.run([Step(7, bytes((1, 0, size)))] * 20)  # sixty packets with a message each
+    sent = hostile.connection._sender.recovery.sent
+    assert len(sent) == 60
+    counted = hostile.connection._sender.recovery.sent = CountedDict(sent)
+    numbers = [0, 7, 7, 59, 60, 1 << 60]
+    refusals = [wire.encode_refuse(0, number, 2, f"no {number}") for number in numbers]
+    hostile.say(b"".join([*refusals, wire.encode_refuse(9, 0, 2, "")]), NOW)
+    assert counted.looks == 1
+    assert hostile.connection.stats.messages_refused == 3
+    assert hostile.connection.state is State.OPEN
+    hostile.run([Step(9)])
+    assert hostile.connection.stats.messages_delivered == 57
+
+
+class CountedDict(dict[int, Any]):
+    """Counts how often all of it is looked through."""
+
+    looks = 0
+
+    def values(self) -> Any:
+        self.looks += 1
+        return super().values()
 
 
 def test_gaps_that_were_given_up_are_kept_as_ranges() -> None:

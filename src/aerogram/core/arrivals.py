@@ -52,7 +52,7 @@ class Arrivals:
 
     def take(self, frames: list[wire.Frame], now: float) -> bool:
         """Take the frames of a packet; True if it is to be acknowledged."""
-        eliciting = False
+        eliciting = is_refused = False
         for frame in frames:
             if isinstance(frame, wire.Messages):
                 channel, messages = self._receiver.messages(frame, now)
@@ -71,6 +71,12 @@ class Arrivals:
                 self._connection.timing().question(frame, now)
             elif isinstance(frame, wire.TimeAnswer):
                 self._connection.timing().answer(frame, now)
+            elif isinstance(frame, wire.Refuse):
+                eliciting = True
+                if not is_refused:
+                    is_refused = True
+                    self._sender.refused([f for f in frames if isinstance(f, wire.Refuse)], now)
+                self._tell_refused(frame)
             else:
                 eliciting = True
                 self._take_control(frame, now)
@@ -89,8 +95,6 @@ class Arrivals:
             self._hand_over(channel, messages)
         elif isinstance(frame, wire.Lifetimes):
             self._receiver.lifetimes(frame, self._sender.recovery.rtt, now)
-        elif isinstance(frame, wire.Refuse):
-            self._peer_refused(frame, now)
         elif isinstance(frame, wire.PathChallenge):
             self._path.response = frame.data
         elif isinstance(frame, wire.PathResponse) and self._path.answered(frame.data):
@@ -116,8 +120,7 @@ class Arrivals:
                 self._connection.refuse(channel, number, RefuseCode.UNKNOWN_CHANNEL, reason)
             channel.consumed(cost)
 
-    def _peer_refused(self, frame: wire.Refuse, now: float) -> None:
-        self._sender.refused(frame.channel, frame.number, frame.reason, now)
+    def _tell_refused(self, frame: wire.Refuse) -> None:
         channels = self._sender.channels
         name = channels[frame.channel].name if frame.channel < len(channels) else ""
         self._events.append(MessageRefused(self._connection, name, frame.code, frame.reason))

@@ -268,21 +268,35 @@ class Sender:
             channel.credit_cost = max(channel.credit_cost, limit)
             self.schedule.wake(channel)
 
-    def refused(self, identity: int, number: int, reason: str, now: float) -> None:
-        """Take a REFUSE frame: if the message still has no outcome, this is it."""
+    def refused(self, frames: list[wire.Refuse], now: float) -> None:
+        """Take the REFUSE frames of a packet: a message that still has no outcome has this one.
+
+        All at once: to find one message takes a look at every packet in flight.
+        """
+        reasons: dict[int, dict[int, str]] = {}
+        for frame in frames:
+            reasons.setdefault(frame.channel, {})[frame.number] = frame.reason
         for packet in self.recovery.sent.values():
             for channel, run in packet.runs:
-                index = number - run[0].number
-                if channel.identity == identity and 0 <= index < len(run):
-                    self._refuse(channel, run[index], reason, now)
+                refused = reasons.get(channel.identity)
+                if refused is not None:
+                    self._refuse(channel, run, refused, now)
             for piece in packet.pieces:
-                if piece.channel.identity == identity and piece.message.number == number:
-                    self._refuse(piece.channel, piece.message, reason, now)
+                refused = reasons.get(piece.channel.identity)
+                if refused is not None:
+                    self._refuse(piece.channel, [piece.message], refused, now)
 
-    def _refuse(self, channel: SendChannel, message: Outgoing, reason: str, now: float) -> None:
-        if message.outcome is None:
-            message.make_history().reason = reason
-            self.outcomes.finish(channel, message, Outcome.REFUSED, now)
+    def _refuse(
+        self, channel: SendChannel, run: list[Outgoing], reasons: dict[int, str], now: float
+    ) -> None:
+        first = run[0].number
+        numbers = reasons if len(reasons) < len(run) else range(first, first + len(run))
+        for number in numbers:
+            if number in reasons and 0 <= number - first < len(run):
+                message = run[number - first]
+                if message.outcome is None:
+                    message.make_history().reason = reasons[number]
+                    self.outcomes.finish(channel, message, Outcome.REFUSED, now)
 
     # -- time
 
