@@ -1,8 +1,8 @@
 """The pytest plug-in of Aerogram: tests on simulated networks, in virtual time, repeated by seed.
 
 Fixtures `network`, `simulate` and `aerogram_seed`, the marker `aerogram`, and the options
-`--aerogram-seeds N` and `--aerogram-seed S`; each documents itself below. A test that uses them
-also fails for what it leaves behind: see `aerogram.lab.faults`.
+`--aerogram-seeds N`, `--aerogram-seed S` and `--aerogram-policy module:name`; each documents itself
+below. A test that uses them also fails for what it leaves behind: see `aerogram.lab.faults`.
 
 A module beside the package, because pytest imports it at every start, also for those who have no
 such tests, and a module of the package would bring all of it along. Rules: until a fixture is used
@@ -55,6 +55,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         metavar="S",
         help="run each test on a simulated network with this seed; a failing test names its own",
+    )
+    group.addoption(
+        "--aerogram-policy",
+        action="append",
+        default=[],
+        metavar="MODULE:NAME",
+        help="examine this aerogram.lab.conformance.Policy: a test for each property; repeatable",
     )
 
 
@@ -146,6 +153,50 @@ def _marked(item: pytest.Item) -> tuple[float | None, list[str]]:
         limit = mark.kwargs.get("limit") if limit is None else limit
         expected += mark.kwargs.get("expect", ())
     return limit, expected
+
+
+# Policies
+
+
+class PolicyItem(pytest.Item):
+    """One property of one policy."""
+
+    policy_name = ""
+    broken = ""
+
+    def runtest(self) -> None:
+        """Fail if the policy breaks this property. It is examined once for all of them."""
+        from aerogram.lab.plugin import examined  # noqa: PLC0415  only for those who ask
+
+        for violation in examined(self.policy_name):
+            if violation.broken == self.broken:
+                text = f"{self.policy_name} {self.broken}: {violation.detail}"
+                pytest.fail(text, pytrace=False)
+
+    def reportinfo(self) -> tuple[str, None, str]:
+        """Say what this is about."""
+        return self.policy_name, None, self.name
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
+    """Add the tests of `--aerogram-policy`."""
+    names: list[str] = session.config.getoption("aerogram_policy") or []
+    if not names:
+        return
+    from aerogram.lab.conformance import PROPERTIES  # noqa: PLC0415  only for those who ask
+    from aerogram.lab.plugin import policy_named  # noqa: PLC0415
+
+    for name in names:
+        try:
+            policy_named(name)
+        except (ImportError, ValueError) as error:
+            raise pytest.UsageError(f"--aerogram-policy {name}: {error}") from error
+        for broken in PROPERTIES:
+            make: Any = PolicyItem.from_parent  # pytest types it loosely
+            item: PolicyItem = make(session, name=f"{name} never {broken}")
+            item.policy_name, item.broken = name, broken
+            items.append(item)
 
 
 # Tests that are coroutine functions

@@ -19,6 +19,7 @@ from aerogram.errors import (
     DecodeError,
     DeliveryFailed,
     DeliveryTimeout,
+    EndpointClosed,
     HandshakeTimeout,
     IdleTimeout,
     InsecureRefused,
@@ -38,8 +39,13 @@ from aerogram.errors import (
 from aerogram.group_sending import GroupOutcome
 from aerogram.groups import Group, Presence, PresenceEvent
 from aerogram.identity import new_identity, read_identity, write_identity
-from aerogram.io.datagram import Datagram
-from aerogram.io.endpoint import DatagramEndpoint
+from aerogram.io.datagram import Datagram, DatagramStats
+from aerogram.io.endpoint import DatagramEndpoint, SendOptions
+from aerogram.io.fanout import FanOut
+from aerogram.io.icmp import IcmpReason, IcmpReport
+from aerogram.io.inherited import sockets_from_systemd
+from aerogram.io.interfaces import Interface, interfaces
+from aerogram.io.multicast import Membership
 from aerogram.io.opening import open_endpoint
 from aerogram.messages import Message, Request, Stream, Topic, Untyped
 from aerogram.receipts import Receipt
@@ -60,18 +66,25 @@ __all__ = [
     "ConnectFailed",
     "Datagram",
     "DatagramEndpoint",
+    "DatagramStats",
     "DecodeError",
     "DeliveryFailed",
     "DeliveryTimeout",
+    "EndpointClosed",
+    "FanOut",
     "Group",
     "GroupOutcome",
     "HandshakeTimeout",
+    "IcmpReason",
+    "IcmpReport",
     "Identity",
     "IdleTimeout",
     "InsecureRefused",
+    "Interface",
     "InvalidAddress",
     "InvalidMessage",
     "KeyLimitReached",
+    "Membership",
     "Message",
     "MessageTooLarge",
     "Next",
@@ -86,6 +99,7 @@ __all__ = [
     "Request",
     "RequestFailed",
     "RequestTimeout",
+    "SendOptions",
     "Server",
     "ServerIdentityRequired",
     "Session",
@@ -96,10 +110,12 @@ __all__ = [
     "Untyped",
     "connect",
     "delivery",
+    "interfaces",
     "new_identity",
     "open_endpoint",
     "read_identity",
     "serve",
     "serve_datagrams",
+    "sockets_from_systemd",
     "write_identity",
 ]

@@ -7,11 +7,16 @@ test is told what it left behind in one text, which names the way to say that it
 
 from __future__ import annotations
 
+import functools
+import importlib
+import sys
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from aerogram.lab.audit import Audit
+from aerogram.lab.conformance import PRESETS, Policy, Violation, examine
 from aerogram.lab.errors import LeftOver
 from aerogram.lab.network import Network
 from aerogram.lab.simulation import LIMIT_SECONDS, simulate
@@ -86,3 +91,29 @@ class LabTest:
             heading = f"{network!r}, the last {shown} entries of its trace:"
             parts += [heading, network.trace.as_text(last=_ENTRIES_SHOWN).rstrip()]
         return "\n".join(parts)
+
+
+def policy_named(text: str) -> Policy:
+    """The `Policy` that `module:name` names, or one of our presets by its name alone.
+
+    Modules are also looked for in the current folder. Raises `ImportError`, or `ValueError` for
+    what is no policy.
+    """
+    if text in PRESETS:
+        return PRESETS[text]
+    module_name, separator, name = text.partition(":")
+    if not separator:
+        raise ValueError(f"name a policy as module:name, or one of {', '.join(PRESETS)}")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    found: object = getattr(importlib.import_module(module_name), name, None)
+    if not isinstance(found, Policy):
+        raise ValueError("that is no aerogram.lab.conformance.Policy")  # noqa: TRY004
+    return found
+
+
+@functools.cache
+def examined(text: str) -> list[Violation]:
+    """What the policy with this name breaks; examined once."""
+    return examine(policy_named(text))
