@@ -193,8 +193,8 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
         except (ImportError, ValueError) as error:
             raise pytest.UsageError(f"--aerogram-policy {name}: {error}") from error
         for broken in PROPERTIES:
-            make: Any = PolicyItem.from_parent  # pytest types it loosely
-            item: PolicyItem = make(session, name=f"{name} never {broken}")
+            untyped: Any = PolicyItem  # pytest types its constructor loosely
+            item: PolicyItem = untyped.from_parent(session, name=f"{name} never {broken}")
             item.policy_name, item.broken = name, broken
             items.append(item)
 
