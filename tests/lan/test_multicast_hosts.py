@@ -36,17 +36,18 @@ async def test_a_group_may_be_ipv6(network: Network) -> None:
 @pytest.mark.aerogram(limit=120.0)
 @pytest.mark.parametrize("order", ["ordered", "as it arrives"])
 async def test_a_terrible_network_delays_and_loses_nothing(network: Network, order: str) -> None:
-    network.default = Link(
-        delay=0.02,
-        jitter=0.02,
-        burst=Burst(enter=0.02, leave=0.3),
-        duplicate=0.05,
-        reorder=0.05,
-        corrupt=0.01,
-    )
+    network.default = Link(delay=0.02)
     async with streaming(network) as (server, sender):
         receivers = [Receiver(network, f"r{n}", server, order=order) for n in range(5)]
         async with receiving(*receivers):
+            network.default = Link(
+                delay=0.02,
+                jitter=0.02,
+                burst=Burst(enter=0.02, leave=0.3),
+                duplicate=0.05,
+                reorder=0.05,
+                corrupt=0.01,
+            )
             for number, tick in enumerate(ticks(300)):
                 await sender.send(Tick(tick.number, bytes(20 * (number % 200))))
             await sender.drain(timeout=60)
