@@ -1,4 +1,4 @@
-"""Keeping few inputs: the smallest that together reach all that a heap of them reaches.
+"""Keeping few inputs that together reach all that a heap of them reaches.
 
 What an input reaches is the lines of the library that it runs, each with the line before it.
 """
@@ -47,14 +47,20 @@ def reached(target: Target, data: bytes) -> set[Arc]:
 
 
 def minimised(target: Target, kept: Iterable[bytes], found: Iterable[bytes]) -> list[bytes]:
-    """Those of `found` that reach what neither `kept` nor a smaller one reaches."""
+    """Few of `found` that reach all that those reach and `kept` does not.
+
+    The one that adds the most comes first, and of equals the smallest.
+    """
     known: set[Arc] = set()
     for data in kept:
         known |= reached(target, data)
+    news = {data: reached(target, data) - known for data in {*found}}
     chosen: list[bytes] = []
-    for data in sorted({*found}, key=lambda each: (len(each), each)):
-        arcs = reached(target, data)
-        if not arcs <= known:
-            known |= arcs
-            chosen.append(data)
+    while news:
+        best = max(news, key=lambda each: (len(news[each]), -len(each), each))
+        added = news.pop(best)
+        if not added:
+            break
+        chosen.append(best)
+        news = {data: arcs - added for data, arcs in news.items() if not arcs <= added}
     return chosen

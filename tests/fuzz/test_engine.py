@@ -114,7 +114,7 @@ def test_coverage_guides_where_atheris_is_installed(tmp_path: Path) -> None:
 def test_only_inputs_that_reach_something_new_are_kept() -> None:
     target = wire.decode_frames_untrusted
     ping, close, longer = b"\x01", b"\x0d\x00\x00", b"\x0d\x00\x05hello"
-    assert minimise.minimised(target, [], [ping, longer, close, ping]) == [ping, close]
+    assert minimise.minimised(target, [], [ping, longer, close, ping]) == [close, ping]
     assert minimise.minimised(target, [close], [ping, longer]) == [ping]
     assert minimise.reached(picky, b"\xff" * 70) == set()
 

@@ -35,7 +35,8 @@ def _decoded(decode: Decoder, data: bytes, error: type[Exception]) -> Any:
 def target(data: bytes) -> None:
     """Decode as packet, as frames and as transport parameters."""
     packet = _decoded(wire.decode_handshake_untrusted, data, DecodeError)
-    assert packet == _decoded(reference.packet, data, ValueError)
+    if packet is not None or 0xA0 <= (data or b"\0")[0] < 0xA4:
+        assert packet == _decoded(reference.packet, data, ValueError)
     if packet is not None:
         assert wire.decode_handshake_untrusted(encode_packet(packet)) == packet
     frames = _decoded(wire.decode_frames_untrusted, data, DecodeError)
