@@ -1,8 +1,10 @@
 """`python -m benchmarks.multicast`: one sender, many receivers, independent losses.
 
 Between network namespaces on a bridge of the kernel where that is possible (root on Linux), else on
-a simulated network in virtual time. "least" is what any sender without forward error correction has
-to repeat until the last receiver has the last packet, in the mean.
+a simulated network in virtual time. "repairs" are packets sent again for each new one, "least" is
+what any sender without forward error correction has to repeat, in the mean, until the last receiver
+has them. "CPU" is what the sender and each receiver took of one core, whatever else the machine
+did.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import argparse
 import asyncio
 import json
 import math
+import statistics
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -162,7 +165,7 @@ def parsed_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def as_table(outcomes: list[Outcome]) -> str:
-    header = ("where", "loss", "MB", "seconds", "complete", "repairs", "least", "NACKs")
+    header = ("where", "loss", "MB", "seconds", "complete", "repairs", "least", "NACKs", "CPU")
     rows = [header, *(_cells(outcome) for outcome in outcomes)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     return "\n".join(
@@ -183,7 +186,16 @@ def _cells(outcome: Outcome) -> tuple[str, ...]:
         f"{outcome.repair_share:.1%}",
         f"{least_repair_share(outcome.losses):.1%}",
         str(outcome.nacks),
+        _cpu(outcome),
     )
+
+
+def _cpu(outcome: Outcome) -> str:
+    """Of the sender, and of a receiver in the mean; the lab is one process."""
+    if outcome.where == "lab":
+        return "-"
+    receivers = [each["cpu_seconds"] for each in outcome.receivers]
+    return f"{outcome.sender['cpu_seconds']:.2f} + {statistics.mean(receivers):.2f} s"
 
 
 def as_json(outcomes: list[Outcome]) -> str:

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from time import process_time
 from typing import Any
 
 from aerogram import App, Session, connect, serve
@@ -63,7 +64,7 @@ async def send(place: Place, load: Load, tell: Tell, go: Callable[[], Awaitable[
     async with serve(app, place.host, SERVER_PORT, network=place.network) as server, sender:
         tell({"address": server.address})
         await go()
-        started = loop.time()
+        started, worked = loop.time(), process_time()
         for number in range(load.messages):
             await sender.send(number.to_bytes(4, "big") + bytes(load.size - 4))
         sent_at = loop.time()
@@ -76,6 +77,7 @@ async def send(place: Place, load: Load, tell: Tell, go: Callable[[], Awaitable[
             {
                 "seconds": loop.time() - started,
                 "sending_seconds": sent_at - started,
+                "cpu_seconds": process_time() - worked,
                 "complete": complete,
                 "members": len(sender.members),
                 "rtt": sender.rtt,
@@ -91,11 +93,13 @@ async def receive(place: Place, address: str, tell: Tell) -> None:
         MulticastReceiver.join(session, interface=place.interface, network=place.network) as stream,
     ):
         tell({"joined": True})
+        worked = process_time()
         numbers = [
             int.from_bytes(item[:4], "big") async for item in stream if isinstance(item, bytes)
         ]
         tell(
             {
+                "cpu_seconds": process_time() - worked,
                 "received": len(numbers),
                 "in_order": numbers == [*range(len(numbers))],
                 "stats": asdict(stream.stats),
