@@ -285,3 +285,34 @@ def test_the_loop_runs_in_asyncios_runner() -> None:
         with contextlib.suppress(TimeoutError):
             runner.run(asyncio.wait_for(asyncio.Event().wait(), 5.0))
     assert closed
+
+
+def test_a_timer_that_is_always_due_already_is_told_from_one_that_lets_time_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aerogram.lab.loop.TURNS_AT_ONE_INSTANT_LIMIT", 100)
+
+    async def spin() -> None:
+        loop = asyncio.get_running_loop()
+
+        def again() -> None:
+            loop.call_at(loop.time() - 1.0, again)
+
+        again()
+        await asyncio.sleep(1.0)
+
+    with pytest.raises(SimulationTimeout, match="spins"):
+        simulate(spin)
+
+
+def test_timers_of_one_time_fire_in_the_order_in_which_they_were_made() -> None:
+    async def main() -> list[int]:
+        loop = asyncio.get_running_loop()
+        fired: list[int] = []
+        timers = [loop.call_at(1.0, fired.append, number) for number in range(300)]
+        for timer in timers[1::2]:
+            timer.cancel()
+        await asyncio.sleep(2.0)
+        return fired
+
+    assert simulate(main) == [*range(0, 300, 2)]

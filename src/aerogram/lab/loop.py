@@ -135,8 +135,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if due > self.limit:
             self._now = self.limit
             raise SimulationTimeout(self._report(f"the limit of {self.limit:g} s has passed"))
-        if due > self._now:
-            self._now = due
+        self._now = due
+
+    def _stand_still(self) -> None:
+        """Count a turn in which no time passes."""
+        self._turns += 1
+        if self._turns > TURNS_AT_ONE_INSTANT_LIMIT:
+            self._turns = 0
+            raise SimulationTimeout(self._report("the program spins and lets no time pass"))
 
     def _report(self, what: str) -> str:
         lines = describe_tasks(unfinished_tasks(self))
@@ -179,14 +185,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         ready = self._ready
         if self._timers_cancelled:
             self._drop_cancelled()
-        if not ready and not self._stopping:
-            self._let_time_pass()
-        else:
-            self._turns += 1
-            if self._turns > TURNS_AT_ONE_INSTANT_LIMIT:
-                self._turns = 0
-                raise SimulationTimeout(self._report("the program spins and lets no time pass"))
         timers = self._timers
+        if ready or self._stopping or (timers and timers[0][0] <= self._now):
+            self._stand_still()
+        else:
+            self._let_time_pass()
         if timers:
             until = self._now + _RESOLUTION_SECONDS
             while timers and timers[0][0] < until:
