@@ -9,6 +9,7 @@ import pytest
 
 from aerogram import App, Message, Session, connect, serve
 from aerogram.lab import Link, Network, simulate
+from benchmarks.clocks import ClockWorld, FalseClock
 
 
 class Stamp(Message):
@@ -57,6 +58,58 @@ def test_the_bound_holds_on_an_unequal_path() -> None:
                 assert clock.error_bound < 0.06
 
     simulate(main(), limit=200.0)
+
+
+UPTIME = 1000.0
+LOCAL_PATH = {
+    "there": Link(delay=0.0001, jitter=0.0001, loss=0.05),
+    "back": Link(delay=0.0002, jitter=0.0001, loss=0.05),
+}
+FAR_PATH = {
+    "there": Link(delay=0.010, jitter=0.010, loss=0.05),
+    "back": Link(delay=0.040, jitter=0.010, loss=0.05),
+}
+CLOCKS = [
+    FalseClock(UPTIME + 30, 1e-3),
+    FalseClock(UPTIME - 30, -1e-3),
+    FalseClock(UPTIME, 20e-6, drifts={50.0: 520e-6, 100.0: -480e-6}),
+]
+
+
+@pytest.mark.parametrize("clock", CLOCKS, ids=["fast", "slow", "slewed"])
+@pytest.mark.parametrize("path", [LOCAL_PATH, FAR_PATH], ids=["local", "far"])
+def test_the_bound_holds_whatever_the_clocks_do(clock: FalseClock, path: dict[str, Link]) -> None:
+    for seed, (client, server) in enumerate(
+        [(FalseClock(UPTIME), clock), (clock, FalseClock(UPTIME))]
+    ):
+        world = ClockWorld(client, server, seed=seed, **path)
+        samples = world.run(120.0, every=0.2)
+        assert len(samples) > 550
+        assert [sample for sample in samples if not sample.held] == []
+        assert world.clock.steps == 0
+        assert world.clock.error_bound < 0.050
+
+
+@pytest.mark.parametrize("step", [5.0, -5.0])
+@pytest.mark.parametrize("path", [LOCAL_PATH, FAR_PATH], ids=["local", "far"])
+def test_a_step_is_known_with_the_next_answer(step: float, path: dict[str, Link]) -> None:
+    for seed in range(2):
+        server = FalseClock(UPTIME, 50e-6, steps={50.0: step})
+        world = ClockWorld(FalseClock(UPTIME), server, seed=seed, **path)
+        samples = world.run(90.0, every=0.2)
+        broken = [sample.at for sample in samples if not sample.held]
+        assert all(50.0 <= at < 56.0 for at in broken)
+        assert world.clock.steps == 1
+        settled = [sample for sample in samples if sample.at > 57.0]
+        assert max(abs(sample.offset_error) for sample in settled) < 0.035
+        assert samples[-1].bound < 0.050
+
+
+def test_an_answer_that_is_lost_is_asked_for_anew() -> None:
+    world = ClockWorld(there=Link(delay=0.01, loss=0.5), back=Link(delay=0.01))
+    samples = world.run(60.0)
+    # Half of the questions are lost. Without an answer for 8 s the bound would be above 18 ms.
+    assert max(sample.bound for sample in samples if sample.at > 10.0) < 0.020
 
 
 def test_all_clients_of_a_server_share_its_time() -> None:

@@ -53,8 +53,16 @@ class SessionClock:
 
     @property
     def error_bound(self) -> float:
-        """Seconds by which `offset` can be wrong: 0 at the server, infinite before it answered."""
-        return 0.0 if self._is_reference else self._filter.error_bound(self._local())
+        """Seconds by which `now()` and `offset` can be wrong.
+
+        It is 0 at the server, and infinite before it answered. It grows while nothing is heard. It
+        holds while the clocks drift apart by no more than `aerogram.core.clock.DRIFT_LIMIT`; a step
+        of a clock is noticed, and held against it, with the next answer.
+        """
+        if self._is_reference:
+            return 0.0
+        local = self._local()
+        return self._filter.error_bound(local) + self._timeline.lead(local)
 
     @property
     def drift(self) -> float:

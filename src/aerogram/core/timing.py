@@ -1,8 +1,9 @@
 """When one side asks the other for its time, and how it answers: TIME and TIME_ANSWER frames.
 
-Only a side that wants to know asks, often at first and seldom later. Rules: a question or answer
-that is lost is not repeated, the next question will do; a side has one question open and answers
-the newest of its peer's, in a packet that is built as it leaves, so that the times in it are true.
+Only a side that wants to know asks, often at first and seldom later, but soon again if there was no
+answer, or one that contradicts those before it. Rules: a frame is not sent again if it is lost; a
+side has one question open and answers the newest of its peer's, in a packet that is built as it
+leaves, so that the times in it are true.
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ QUICK_QUESTIONS: Final = 8
 QUICK_INTERVAL_SECONDS: Final = 0.1
 """A second after it began to ask, a side knows the offset to within a good round trip."""
 INTERVAL_SECONDS: Final = 4.0
-"""Later: often enough that drift adds no more than the round trip does."""
+"""Later: often enough that drift adds no more than the round trip does, and that a step is found
+soon."""
+ANSWER_SECONDS: Final = 0.5
+"""So long an answer is waited for, and each further time twice as long, up to the interval."""
 MICROSECOND: Final = 1e-6
 
 
 class Timing:
     """The questions of one side, and its answers to the other's."""
 
-    __slots__ = ("_asked_at", "_next_at", "_pending", "_questions", "clock")
+    __slots__ = ("_asked_at", "_next_at", "_patience", "_pending", "_questions", "clock")
 
     def __init__(self) -> None:
         self.clock = ClockFilter(granularity=2 * MICROSECOND)
         self._next_at: float | None = None
         self._questions = 0
+        self._patience = ANSWER_SECONDS
         self._asked_at = -1
         self._pending: tuple[int, float] | None = None
 
@@ -55,12 +60,18 @@ class Timing:
         if frame.asked_at != self._asked_at:
             return
         self._asked_at = -1
+        self._patience = ANSWER_SECONDS
+        steps = self.clock.steps
         self.clock.exchanged(
             frame.asked_at * MICROSECOND,
             frame.received_at * MICROSECOND,
             frame.sent_at * MICROSECOND,
             now,
         )
+        if self.clock.steps != steps:
+            self._questions = 0  # what was known is worth nothing
+        quick = self._questions < QUICK_QUESTIONS or self.clock.is_in_doubt
+        self._next_at = now + (QUICK_INTERVAL_SECONDS if quick else INTERVAL_SECONDS)
 
     def frames(self, now: float) -> list[bytes]:
         """The frames that are to leave now, each in a packet of its own."""
@@ -72,8 +83,8 @@ class Timing:
             frames.append(wire.encode_time_answer(asked_at, received_at, sent_at))
         if self._next_at is not None and now >= self._next_at:
             self._questions += 1
-            quick = self._questions < QUICK_QUESTIONS
-            self._next_at = now + (QUICK_INTERVAL_SECONDS if quick else INTERVAL_SECONDS)
+            self._next_at = now + self._patience
+            self._patience = min(2 * self._patience, INTERVAL_SECONDS)
             self._asked_at = _microseconds(now)
             frames.append(wire.encode_time(self._asked_at))
         return frames
