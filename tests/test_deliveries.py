@@ -11,6 +11,7 @@ from aerogram import (
     App,
     Channel,
     Config,
+    IncomingRecord,
     InvalidMessage,
     Message,
     MessageTooLarge,
@@ -376,3 +377,54 @@ def test_what_is_urgent_is_not_behind_a_record() -> None:
             assert await record is Outcome.DELIVERED
 
     simulate(main(), limit=60.0)
+
+
+# -- large messages
+
+
+def test_both_ends_can_see_how_far_a_large_message_has_come(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        network = Network(seed=1, link=Link(delay=0.01, loss=0.02))
+        app = App()
+        here: list[IncomingRecord] = []
+        sizes: list[int] = []
+
+        @app.on_open
+        async def watch(session: Session[None]) -> None:
+            session.watch_incoming(here.append)
+
+        @app.on(bytes)
+        async def take(session: Session[None], data: bytes) -> None:
+            sizes.append(len(data))
+            assert session.incoming_records == []
+
+        async with (
+            serve(app, "server", 1, network=network) as server,
+            connect(server.address, network=network) as session,
+        ):
+            counts: list[tuple[int, int]] = []
+            await session.deliver(
+                bytes(100_000), progress=lambda done, total: counts.append((done, total))
+            )
+            assert counts == sorted(set(counts))
+            assert counts[-1] == (100_001, 100_001)  # encoded: a byte says that these are bytes
+            assert len(counts) > 50
+            assert here[-1].received_bytes == here[-1].total_bytes == 100_001
+            small: list[int] = []
+            await session.deliver(b"x", progress=lambda done, total: small.append(done))
+            assert small == [2]
+
+            def fail(done: int, total: int) -> None:
+                raise RuntimeError("on purpose")
+
+            await session.deliver(bytes(50_000), progress=fail)
+            [peer] = server.sessions
+            peer.watch_incoming(lambda record: 1 / 0)
+            await session.deliver(bytes(50_000))
+        assert sizes == [100_000, 1, 50_000, 50_000]
+
+    simulate(main(), limit=60.0)
+    errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(errors) == 2

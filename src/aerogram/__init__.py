@@ -9,6 +9,7 @@ from aerogram.client import connect
 from aerogram.config import Config
 from aerogram.core.budget import Budget
 from aerogram.core.channel import Outcome
+from aerogram.core.incoming import IncomingRecord
 from aerogram.core.keys import Identity
 from aerogram.errors import (
     AerogramError,
@@ -79,6 +80,7 @@ __all__ = [
     "IcmpReport",
     "Identity",
     "IdleTimeout",
+    "IncomingRecord",
     "InsecureRefused",
     "Interface",
     "InvalidAddress",

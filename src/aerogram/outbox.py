@@ -115,8 +115,8 @@ class Outbox:
                 return None
             now = self._shell.time()
             if channel.when_full == "drop_newest":
-                return Receipt(self._connection.turn_away(payload, now))
-            self._connection.make_room(channel, size, now)
+                return Receipt(self._connection.outcomes.turn_away(payload, now))
+            self._connection.outcomes.make_room(channel, size, now)
         if is_plain:
             return self.put(channel, payload, deadline)
         return self._put_about(key, channel, payload, deadline)

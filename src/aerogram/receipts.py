@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from aerogram.core.channel import Outcome
 
 if TYPE_CHECKING:
     from aerogram.core.channel import Outgoing
+
+
+_ArgumentsT = ParamSpec("_ArgumentsT")
+
+Progress = Callable[[int, int], object]
+"""Told how many bytes of a message the peer's endpoint has, and how many there are."""
 
 
 class Receipt:
@@ -70,3 +76,40 @@ class Receipt:
             tell()
 
         outgoing.observer = tell_all
+
+    def report(self, progress: Progress, failed: Callable[[Exception], None]) -> None:
+        """Have `progress` told of the bytes of this message that the peer has, until all are there.
+
+        If it raises, `failed` is told, and it is told no more.
+        """
+        outgoing = self._outgoing
+        total = len(outgoing.payload)
+        told = until_it_raises(progress, failed)
+        if outgoing.outcome is None:
+            # In pieces; the last one is told of by the outcome.
+            outgoing.make_history().progress = lambda count: count < total and told(count, total)
+
+        def ended() -> None:
+            if outgoing.outcome is Outcome.DELIVERED:
+                told(total, total)
+
+        self.observe(ended)
+
+
+def until_it_raises(
+    call: Callable[_ArgumentsT, object], failed: Callable[[Exception], None]
+) -> Callable[_ArgumentsT, None]:
+    """A function of a user that cannot break its caller: it is called until it raises."""
+    broken = False
+
+    def guarded(*arguments: _ArgumentsT.args, **keywords: _ArgumentsT.kwargs) -> None:
+        nonlocal broken
+        if broken:
+            return
+        try:
+            call(*arguments, **keywords)
+        except Exception as error:  # a user's function
+            broken = True
+            failed(error)
+
+    return guarded

@@ -9,7 +9,8 @@ the manager flushes at the end of the loop's turn.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from aerogram import messages as codec
@@ -17,6 +18,7 @@ from aerogram.answering import ANSWERS, Answering
 from aerogram.core.budget import Budget
 from aerogram.core.channel import Outcome
 from aerogram.core.events import RefuseCode
+from aerogram.core.incoming import IncomingRecord
 from aerogram.core.ledger import Ledger, SessionStats
 from aerogram.core.pacing import RateLimit
 from aerogram.dispatch import Mailboxes
@@ -32,7 +34,7 @@ from aerogram.lifecycle import Lifecycle
 from aerogram.messages import Request, Stream
 from aerogram.outbox import Outbox, full
 from aerogram.pings import Pings
-from aerogram.receipts import Receipt
+from aerogram.receipts import Progress, Receipt, until_it_raises
 from aerogram.requests import Requests, checked_key, take_answers
 from aerogram.session_clock import SessionClock
 from aerogram.shell import Shell
@@ -185,13 +187,19 @@ class Session(Generic[StateT]):
     # -- sending
 
     async def send(
-        self, message: object, *, via: Channel | None = None, deadline: float | None = None
+        self,
+        message: object,
+        *,
+        via: Channel | None = None,
+        deadline: float | None = None,
+        progress: Progress | None = None,
     ) -> Receipt:
         """Queue a message; waits while the channel's queue is full, unless the channel says else.
 
-        `deadline` is in seconds from now: later the message is worthless and given up. Raises
-        `InvalidMessage`, `MessageTooLarge`, `SessionClosed`, or `QueueFull` on a channel that wants
-        it so.
+        `deadline` is in seconds from now: later the message is worthless and given up. `progress`
+        is called with the bytes that the peer's endpoint has, of a large message piece by piece,
+        and with how many there are. Raises `InvalidMessage`, `MessageTooLarge`, `SessionClosed`, or
+        `QueueFull` on a channel that wants it so.
         """
         payload = codec.encode(message)
         outbox = self.outbox
@@ -203,8 +211,12 @@ class Session(Generic[StateT]):
             or len(channel.queue) >= channel.queue_messages
             or channel.queued_bytes + len(payload) > channel.queue_bytes
         ):
-            return await outbox.send(channel, message, payload, deadline)
-        return outbox.put(channel, payload, deadline)
+            receipt = await outbox.send(channel, message, payload, deadline)
+        else:
+            receipt = outbox.put(channel, payload, deadline)
+        if progress is not None:
+            receipt.report(progress, partial(self.handler_failed, "progress="))
+        return receipt
 
     def send_nowait(
         self, message: object, *, via: Channel | None = None, deadline: float | None = None
@@ -240,6 +252,7 @@ class Session(Generic[StateT]):
         timeout: float | None = None,
         via: Channel | None = None,
         deadline: float | None = None,
+        progress: Progress | None = None,
     ) -> Receipt:
         """Send a message and wait until the peer's endpoint has it.
 
@@ -248,7 +261,7 @@ class Session(Generic[StateT]):
         """
         try:
             async with asyncio.timeout(timeout):
-                receipt = await self.send(message, via=via, deadline=deadline)
+                receipt = await self.send(message, via=via, deadline=deadline, progress=progress)
                 outcome = await receipt
         except TimeoutError:
             raise DeliveryTimeout("in flight", f"not confirmed within {timeout} s") from None
@@ -328,6 +341,20 @@ class Session(Generic[StateT]):
         self.outbox.has_room(channel)
 
     # -- receiving
+
+    @property
+    def incoming_records(self) -> list[IncomingRecord]:
+        """The large messages of which some pieces have arrived and others not."""
+        return self.connection.incoming_records
+
+    def watch_incoming(self, watcher: Callable[[IncomingRecord], object] | None) -> None:
+        """Have `watcher` called for each piece of a large message that arrives; None: no more.
+
+        If it raises, that is logged as for a handler, and it is called no more.
+        """
+        failed = partial(self.handler_failed, "watch_incoming")
+        told = None if watcher is None else until_it_raises(watcher, failed)
+        self.connection.watch_incoming(told)
 
     @overload
     async def receive(self, kind: type[MessageT], *, timeout: float | None = None) -> MessageT: ...

@@ -42,8 +42,8 @@ def offer(pair: Pair, payload: bytes) -> Outgoing | None:
         if channel.when_full in ("block", "error"):
             return None
         if channel.when_full == "drop_newest":
-            return connection.turn_away(payload, pair.now)
-        connection.make_room(channel, len(payload), pair.now)
+            return connection.outcomes.turn_away(payload, pair.now)
+        connection.outcomes.make_room(channel, len(payload), pair.now)
     return pair.client.send("a", payload)
 
 

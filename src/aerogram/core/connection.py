@@ -32,8 +32,9 @@ from aerogram.core.events import (
 )
 from aerogram.core.farewell import Farewell
 from aerogram.core.handshake import idle_seconds
-from aerogram.core.incoming import ReceiveChannel
+from aerogram.core.incoming import IncomingRecord, ReceiveChannel
 from aerogram.core.keys import PacketProtection
+from aerogram.core.outcomes import Outcomes
 from aerogram.core.outgoing import Outgoing
 from aerogram.core.pacing import RateLimit
 from aerogram.core.packing import Packer
@@ -226,13 +227,23 @@ class Connection:
             self._sender.supersede(channel, key, message, now)
         return message
 
-    def make_room(self, channel: SendChannel, size: int, now: float) -> None:
-        """Let messages that wait give way to one of this size, as the channel wants it."""
-        self._sender.outcomes.make_room(channel, size, now)
+    @property
+    def outcomes(self) -> Outcomes:
+        """What ends messages, for those that find a full queue."""
+        return self._sender.outcomes
 
     def budget(self, channel: SendChannel) -> Budget:
         """What the connection can take on now, with the room on a channel."""
         return measure(self._sender, channel)
+
+    @property
+    def incoming_records(self) -> list[IncomingRecord]:
+        """The records of which some pieces have arrived and others not."""
+        return self._receiver.unfinished()
+
+    def watch_incoming(self, watcher: Callable[[IncomingRecord], None] | None) -> None:
+        """Have somebody told of each piece of a record that arrives; it must not raise."""
+        self._receiver.watcher = watcher
 
     def limit_rate(self, limit: RateLimit) -> None:
         """Keep to a limit, which others may share, beside those that there are."""
@@ -242,10 +253,6 @@ class Connection:
         """Keep to a limit no longer; harmless if it was not kept to."""
         self._sender.lift_limit(limit)
         self.touch()
-
-    def turn_away(self, payload: bytes, now: float) -> Outgoing:
-        """Count a message as sent that is lost at once: the queue of its channel is full."""
-        return self._sender.outcomes.turn_away(payload, now)
 
     def consumed(self, channel: ReceiveChannel, cost: int) -> None:
         """Handlers are done with messages of this cost; the peer may send as much again."""

@@ -7,6 +7,7 @@ a `Guard`. Whatever breaks the protocol raises `DecodeError`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
 from aerogram.config import MESSAGE_OVERHEAD_BYTES
@@ -21,6 +22,23 @@ if TYPE_CHECKING:
 
 DEADLINES_LIMIT: Final = 32768
 """Deadlines kept for a channel, as many as messages fit a window of 1 MiB; the oldest go first."""
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingRecord:
+    """A record that arrives in pieces, and how much of it is here."""
+
+    channel: str
+    """The name of its channel."""
+    number: int
+    """Its number on the channel: the same for all pieces of a record."""
+    received_bytes: int
+    total_bytes: int
+
+    @staticmethod
+    def of(channel: ReceiveChannel, number: int, partial: Reassembly) -> IncomingRecord:
+        """How it stands with a record now."""
+        return IncomingRecord(channel.name, number, partial.received_bytes, partial.total_bytes)
 
 
 class ReceiveChannel:

@@ -125,6 +125,7 @@ class History:
         "is_last_try",
         "is_skipped",
         "key",
+        "progress",
         "reason",
         "resends",
     )
@@ -143,18 +144,21 @@ class History:
         """True once the peer is told that it will not come."""
         self.key: Hashable = None
         """What it is about, on a channel where newer messages supersede older ones."""
+        self.progress: Callable[[int], object] | None = None
+        """Told how many bytes of a record in fragments the peer has; it must not raise."""
         self.reason = ""
 
 
 class OutgoingRecord:
     """Where an outgoing message stands that does not fit one packet."""
 
-    __slots__ = ("acknowledged", "first_sent_at", "sent_bytes")
+    __slots__ = ("acknowledged", "acknowledged_bytes", "first_sent_at", "sent_bytes")
 
     def __init__(self, now: float) -> None:
         self.first_sent_at = now
         self.sent_bytes = 0
         self.acknowledged = RangeSet()
+        self.acknowledged_bytes = 0
 
 
 class Piece:

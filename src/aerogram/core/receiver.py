@@ -7,7 +7,7 @@ Whatever breaks the protocol raises `DecodeError`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from aerogram.config import MESSAGE_OVERHEAD_BYTES, Config
@@ -15,7 +15,7 @@ from aerogram.core import wire
 from aerogram.core.channel import ChannelSpec
 from aerogram.core.delivery import AsItArrives, Delivery, preset
 from aerogram.core.fragments import Reassembly
-from aerogram.core.incoming import ReceiveChannel
+from aerogram.core.incoming import IncomingRecord, ReceiveChannel
 from aerogram.core.keys import ReplayWindow
 from aerogram.core.policies import Fault, Run
 from aerogram.core.ranges import RangeSet
@@ -70,6 +70,7 @@ class Receiver:
         "_waiting",
         "credits_due",
         "faults",
+        "watcher",
     )
 
     def __init__(
@@ -94,6 +95,8 @@ class Receiver:
         """Channels whose sender is to be told a new limit."""
         self.faults: list[tuple[str, Fault]] = []
         """What users' orderings did wrong that belongs to no message, until the caller takes it."""
+        self.watcher: Callable[[IncomingRecord], None] | None = None
+        """Told of each piece of a record that arrives; it must not raise."""
         self._timed: list[ReceiveChannel] = []
         """Channels that were told lifetimes in the packet that is being taken."""
         self._reserved_bytes = 0
@@ -286,6 +289,8 @@ class Receiver:
         if not channel.resends and not self._make_room(channel, frame):
             return channel, []
         new = partial.add(frame.total_bytes, frame.offset, frame.data)
+        if self.watcher is not None:
+            self.watcher(IncomingRecord.of(channel, frame.number, partial))
         if channel.lifetimes:
             partial.lives_until(channel.lifetimes.get(frame.number))
         if not channel.resends:
@@ -300,6 +305,14 @@ class Receiver:
             channel.is_new(frame.number)
         released = channel.timed_arrived(frame.number, partial.record(), partial.deadline, now)
         return channel, self._in_time(channel, released, now)
+
+    def unfinished(self) -> list[IncomingRecord]:
+        """The records of which some pieces have arrived and others not."""
+        return [
+            IncomingRecord.of(channel, number, partial)
+            for channel in self._channels.values()
+            for number, partial in channel.partial.items()
+        ]
 
     def _begin(self, channel: ReceiveChannel, frame: wire.Fragment, now: float) -> Reassembly:
         partial = Reassembly(frame.total_bytes, now)

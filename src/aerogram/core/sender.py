@@ -257,9 +257,15 @@ class Sender:
     def _piece_delivered(self, piece: Piece, now: float) -> None:
         record = piece.message.record
         assert record is not None
-        record.acknowledged.add(piece.start, piece.end - 1)
-        if record.acknowledged.covers(0, len(piece.message.payload) - 1):
-            self.outcomes.finish(piece.channel, piece.message, Outcome.DELIVERED, now)
+        if not record.acknowledged.add(piece.start, piece.end - 1):
+            return
+        record.acknowledged_bytes += piece.end - piece.start
+        message = piece.message
+        progress = None if message.history is None else message.history.progress
+        if progress is not None and message.outcome is None:
+            progress(record.acknowledged_bytes)
+        if record.acknowledged_bytes == len(message.payload):
+            self.outcomes.finish(piece.channel, message, Outcome.DELIVERED, now)
 
     def credit(self, identity: int, limit: int) -> None:
         """Take a CREDIT frame; a lower limit than before is an old one."""
