@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from aerogram import App, Message, Session, connect, serve
-from aerogram.errors import EndpointClosed, MessageTooLarge, Rejected, RequestFailed
+from aerogram.errors import EndpointClosed, InvalidAddress, MessageTooLarge, Rejected, RequestFailed
 from aerogram.lab import Link, Network
 from aerogram.lan import multicast
+from aerogram.lan.invitations import Invitation, Join
 from aerogram.lan.multicast import (
     Expelled,
     Gap,
@@ -285,6 +287,65 @@ async def test_a_server_without_a_sender_says_so(network: Network) -> None:
         with pytest.raises(RequestFailed):
             async with MulticastReceiver.join(session, network=host):
                 pass
+
+
+GOOD: dict[str, Any] = {
+    "stream": b"12345678",
+    "member": 1,
+    "group": GROUP,
+    "port": PORT,
+    "keys": [(0, bytes(32), 0)],
+    "sequence": 0,
+    "message": 0,
+    "next_sequence": 0,
+    "rtt": 0.1,
+    "members": 1,
+}
+
+
+@pytest.mark.aerogram(limit=60.0)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"stream": b""},
+        {"member": 0},
+        {"member": 1 << 32},
+        {"group": "10.0.0.1"},
+        {"port": 0},
+        {"keys": []},
+        {"keys": [(-1, bytes(32), 0)]},
+        {"keys": [(0, bytes(31), 0)]},
+        {"keys": [(0, bytes(32), -1)]},
+        {"sequence": -1},
+        {"message": 1 << 63},
+        {"rtt": float("nan")},
+        {"members": -1},
+    ],
+)
+async def test_an_invitation_that_cannot_be_is_refused(
+    network: Network, wrong: dict[str, Any]
+) -> None:
+    app = App()
+
+    @app.answers(Join)
+    async def join(session: Session, request: Join) -> Invitation:
+        return Invitation(**(GOOD | wrong))
+
+    host = network.host("client")
+    async with (
+        serve(app, "server", 9000, network=network.host("server")) as server,
+        connect(server.address, network=host) as session,
+    ):
+        with pytest.raises((StreamLost, InvalidAddress)):
+            async with MulticastReceiver.join(session, network=host):
+                pass
+
+
+@pytest.mark.aerogram(limit=60.0)
+async def test_a_sender_is_opened_once(network: Network) -> None:
+    async with streaming(network) as (_, sender):
+        with pytest.raises(RuntimeError, match="already"):
+            await sender.__aenter__()
 
 
 @pytest.mark.aerogram(limit=60.0)

@@ -33,8 +33,8 @@ from aerogram.io.sockets import Address
 from aerogram.lan.alarm import Alarm, cancel
 from aerogram.lan.errors import Expelled, StreamLost
 from aerogram.lan.group_socket import LOCAL_NETWORK_TTL, open_group
-from aerogram.lan.invitations import Invitation, Join, KeysAfter, Leave, Report
-from aerogram.lan.sending import DATAGRAMS_PER_TURN, EXPELLED, NO_STREAM
+from aerogram.lan.invitations import Invitation, Join, KeyRecord, KeysAfter, Leave, Report
+from aerogram.lan.sending import DATAGRAMS_PER_TURN, EXPELLED
 from aerogram.lan.stream import wire
 from aerogram.lan.stream.assembly import Gap, GapReason
 from aerogram.lan.stream.config import MulticastConfig
@@ -48,6 +48,8 @@ KEY_TIMEOUT_SECONDS: Final = 5.0
 KEY_WAIT_SECONDS_MIN: Final = 0.1
 KEY_WAIT_SECONDS_MAX: Final = 5.0
 """Between two requests for keys that bring none: packets that name others may be forged."""
+RTT_SECONDS_LIMIT: Final = 3600.0
+"""A round trip that a sender may speak of; what is used of it is bounded by the config."""
 LEAVE_SECONDS: Final = 1.0
 """Saying goodbye takes no longer."""
 SILENT: Final = "nothing has come from the sender; does the network carry multicast?"
@@ -143,7 +145,7 @@ class MulticastReceiver:
 
     @property
     def stats(self) -> ReceiverStats:
-        """What has been counted."""
+        """What has been counted since it was entered."""
         return self._core.stats
 
     @property
@@ -222,8 +224,8 @@ class MulticastReceiver:
 
     def _new_receiver(self, invitation: Invitation) -> StreamReceiver:
         now = self._loop.time()
-        keys = GroupKeys(invitation.stream, invitation.member, self.config.old_key_seconds)
         _check(invitation)
+        keys = GroupKeys(invitation.stream, invitation.member, self.config.old_key_seconds)
         for key in invitation.keys:
             keys.install(*key, now)
         chance = random.Random(self._network.random_bytes(16))  # noqa: S311  spreads, guards nothing
@@ -246,10 +248,10 @@ class MulticastReceiver:
         """Tell the sender, once, if it still listens."""
         if self._has_left or self._session.closed:
             return
-        self._has_left = True
         with contextlib.suppress(SessionClosed, TimeoutError):
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._session.send(Leave(invitation.stream, invitation.member))
+                self._has_left = True
 
     def _finish(self, error: Exception | None) -> None:
         """Nothing more will come: let readers take what is there, and then the error."""
@@ -347,7 +349,7 @@ class MulticastReceiver:
         is_new = False
         try:
             answer = await self._session.request(request, timeout=KEY_TIMEOUT_SECONDS)
-            if all(len(secret) == KEY_BYTES for _, secret, _ in answer.keys):
+            if all(map(_is_key, answer.keys)):
                 is_new = core.install_keys(answer.keys, self._loop.time())
         except Rejected as refusal:
             lost = Expelled if refusal.reason == EXPELLED else StreamLost
@@ -373,11 +375,18 @@ def _check(invitation: Invitation) -> None:
     if (
         len(invitation.stream) != wire.STREAM_BYTES
         or not invitation.keys
-        or any(len(secret) != KEY_BYTES for _, secret, _ in invitation.keys)
+        or not all(map(_is_key, invitation.keys))
         or not all(0 <= number < wire.NUMBERS_LIMIT for number in numbers)
         or not 0 < invitation.member < 1 << 32
+        or not 0.0 <= invitation.rtt <= RTT_SECONDS_LIMIT
+        or not 0 <= invitation.members < 1 << 32
     ):
-        raise StreamLost(f"not an invitation: {NO_STREAM}")
+        raise StreamLost("the sender has sent an invitation that cannot be")
+
+
+def _is_key(record: KeyRecord) -> bool:
+    epoch, secret, start = record
+    return 0 <= epoch < 1 << 32 and len(secret) == KEY_BYTES and 0 <= start < wire.NUMBERS_LIMIT
 
 
 def _end_of(session: Session[Any]) -> Exception | None:

@@ -199,6 +199,8 @@ class MulticastSender:
     # Opening and closing
 
     async def __aenter__(self) -> Self:
+        if self._core is not None:
+            raise RuntimeError("the multicast sender is open already")
         async with contextlib.AsyncExitStack() as opening:
             self._loop = asyncio.get_running_loop()
             endpoint = await opening.enter_async_context(

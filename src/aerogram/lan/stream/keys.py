@@ -117,6 +117,8 @@ class GroupKeys:
 
     def forget_expired(self, now: float) -> None:
         """Forget the keys whose grace is over."""
+        if len(self._keys) < 2:
+            return
         for epoch, key in [*self._keys.items()]:
             if key.expires_at is not None and now >= key.expires_at:
                 del self._keys[epoch]

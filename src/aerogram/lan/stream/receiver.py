@@ -119,6 +119,7 @@ class StreamReceiver:
         self._oldest = sequence
         self._is_last = False
         self._gaps = Gaps(rtt, members, config.backoff_factor, uniform)
+        self._describe_group(rtt, members)
         make = InOrder if order == "ordered" else AsItArrives
         self._assembly: Assembly = make(sequence, message, config.max_message_bytes)
         self._ready: deque[Item] = deque()
@@ -253,9 +254,8 @@ class StreamReceiver:
     def _take_heartbeat(self, heartbeat: wire.Heartbeat, now: float) -> None:
         if heartbeat.next_sequence >= self._next + SEQUENCE_JUMP_LIMIT:
             raise DecodeError("a sequence is too far ahead")
-        config, gaps = self._config, self._gaps
-        gaps.rtt = min(max(heartbeat.rtt, config.rtt_seconds_min), config.rtt_seconds_max)
-        gaps.members = min(max(heartbeat.members, 1), config.members_limit)
+        gaps = self._gaps
+        self._describe_group(heartbeat.rtt, heartbeat.members)
         if not gaps.is_full:
             self._expects(heartbeat.next_sequence, now)
         self._next_message = max(self._next_message, heartbeat.next_message)
@@ -269,6 +269,12 @@ class StreamReceiver:
         if heartbeat.flags & wire.REPORT:
             self._reports_at = heartbeat.next_sequence
         self._note_end(now)
+
+    def _describe_group(self, rtt: float, members: int) -> None:
+        """Take what the sender says of the group, within what this side takes for possible."""
+        config, gaps = self._config, self._gaps
+        gaps.rtt = min(max(rtt, config.rtt_seconds_min), config.rtt_seconds_max)
+        gaps.members = min(max(members, 1), config.members_limit)
 
     def _give_up_below(self, sequence: int, message: int, reason: GapReason) -> None:
         self.stats.packets_lost += self._gaps.given_up_below(sequence)

@@ -396,6 +396,7 @@ class StreamSender:
             flags |= wire.REPORT
             self._wants_reports = not self.is_complete
         self._tells_key = False
+        self.keys.forget_expired(now)
         self.members.measure()
         heartbeat = wire.Heartbeat(
             history.oldest,
