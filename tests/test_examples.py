@@ -95,6 +95,15 @@ def test_prices() -> None:
     assert finished.stdout == "ACME costs 400 cents\nrefused: no such symbol: 4CME\n"
 
 
+def test_shared_clock() -> None:
+    finished = subprocess.run(
+        [sys.executable, "shared_clock.py"], cwd=EXAMPLES, capture_output=True, text=True,
+        timeout=60, check=True,
+    )  # fmt: skip
+    lines = [line.split(" started ")[0] for line in finished.stdout.splitlines()]
+    assert sorted(lines) == ["ada", "ben"]
+
+
 async def test_inside_fastapi() -> None:
     httpx: Any = pytest.importorskip("httpx")
     api = importlib.import_module("inside_fastapi").api

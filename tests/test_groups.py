@@ -1,22 +1,17 @@
-"""Groups: who is in, who joins and leaves, and what a message to many does to slow members."""
+"""Groups: who is in, who joins and leaves, and whom a message reaches in which order."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import gc
-import tracemalloc
-from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 from aerogram import (
     App,
     Channel,
-    ClosedByPeer,
     Config,
     Group,
     InvalidMessage,
@@ -24,93 +19,15 @@ from aerogram import (
     MessageTooLarge,
     Presence,
     PresenceEvent,
-    QueueFull,
     Session,
     connect,
     delivery,
     serve,
 )
 from aerogram import messages as codec
-from aerogram.groups import BACKLOG_LIMIT, MEMBERS_PER_TURN
-from aerogram.lab import Link, Network, simulate
-
-KEY = bytes(range(32))
-SMALL_QUEUE = Config(send_queue_messages=4)
-SMALL_WINDOW = Config(channel_window_bytes=4096)
-"""A client that takes no messages with this stalls its channel after four of `LINE`."""
-LINE = b"x" * 900
-
-
-class Say(Message, tag=1):
-    text: str
-
-
-class Place(Message, tag=2, delivery=delivery.latest(key=lambda place: place.of)):
-    of: str
-    at: int
-
-
-class House:
-    """An app whose sessions are all in one group, on a simulated network."""
-
-    def __init__(self, config: Config = SMALL_QUEUE) -> None:
-        self.network = Network(seed=1, link=Link(delay=0.01))
-        self.app = App()
-        self.config = config
-        self.group = self.app.group("all")
-        self._stack = AsyncExitStack()
-        self._address = ""
-
-        @self.app.on_open
-        async def join(session: Session[None]) -> None:
-            self.group.add(session)
-
-    async def __aenter__(self) -> Self:
-        server = await self._stack.enter_async_context(
-            serve(self.app, "server", 1, psk=KEY, network=self.network, config=self.config)
-        )
-        self._address = server.address
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self._stack.aclose()
-
-    async def guest(
-        self, config: Config | None = None, app: App[Any, Any] | None = None
-    ) -> Session[Any]:
-        """A client that is in the group."""
-        session = await self._stack.enter_async_context(
-            connect(self._address, app=app, psk=KEY, network=self.network, config=config)
-        )
-        await session.ping(timeout=10)
-        return session
-
-    @property
-    def newest(self) -> Session[None]:
-        """The server's side of the guest that came last."""
-        return self.group.sessions[-1]
-
-
-@asynccontextmanager
-async def stalled(house: House) -> AsyncIterator[tuple[Session[Any], Session[Any]]]:
-    """A guest who takes no messages and whose queue at the server is full, and its server side."""
-    slow = await house.guest(SMALL_WINDOW)
-    served = house.newest
-    with contextlib.suppress(QueueFull):
-        while True:
-            served.send_nowait(LINE)
-            await served.ping(timeout=10)
-    yield slow, served
-
-
-async def everything(session: Session[Any], seconds: float = 1.0) -> list[Any]:
-    """What comes within some seconds."""
-    found: list[Any] = []
-    with contextlib.suppress(TimeoutError):
-        while True:
-            found.append(await session.receive(timeout=seconds))
-    return found
-
+from aerogram.groups import MEMBERS_PER_TURN
+from aerogram.lab import Link, simulate
+from tests.house import House, Place, Say, everything
 
 # Who is in
 
@@ -396,228 +313,6 @@ def test_one_of_many_senders_that_gives_up_or_fails_hurts_no_other(
             assert (await house.group.send(b"next")).sent == 6
 
     simulate(main())
-
-
-# Slow members
-
-
-def test_a_slow_member_holds_up_nobody_else() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        async with House() as house, stalled(house) as (_, slow):
-            quick = await house.guest()
-            began = loop.time()
-            sending = asyncio.create_task(house.group.send(b"first"))
-            assert await quick.receive(bytes, timeout=1) == b"first"
-            assert loop.time() - began < 0.05
-            outcome = await sending
-            assert (outcome.sent, outcome.dropped, outcome.missed) == (1, 1, [slow])
-            assert 0.99 < loop.time() - began < 1.01
-
-            # Its patience is used up: nobody waits for it again until it has room.
-            began = loop.time()
-            for _ in range(100):
-                assert (await house.group.send(b"more")).dropped == 1
-                await asyncio.sleep(0.01)
-            assert loop.time() - began < 1.01
-
-    simulate(main())
-
-
-def test_a_member_that_gets_room_in_time_misses_nothing() -> None:
-    async def main() -> None:
-        async with House() as house, stalled(house) as (guest, _):
-            sending = asyncio.create_task(house.group.send(b"late"))
-            await asyncio.sleep(0.5)
-            received: list[Any] = []
-            while b"late" not in received:
-                received.append(await guest.receive(timeout=1))
-            outcome = await sending
-            assert (outcome.sent, outcome.waited, outcome.dropped) == (0, 1, 0)
-            assert (await house.group.send(b"again")).sent == 1
-            assert await guest.receive(timeout=1) == b"again"
-
-    simulate(main())
-
-
-def test_a_slow_member_can_be_skipped_or_closed() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        async with House() as house, stalled(house) as (guest, slow):
-            began = loop.time()
-            outcome = await house.group.send(b"skipped", when_full="skip")
-            assert (outcome.dropped, outcome.missed) == (1, [slow])
-            outcome = await house.group.send(b"closed", when_full="close")
-            assert (outcome.closed, outcome.missed) == (1, [slow])
-            assert loop.time() == began
-            assert slow.closed
-            assert len(house.group) == 0
-            await guest.wait_closed()
-            assert isinstance(guest.error, ClosedByPeer)
-            assert guest.error.reason == "too slow"
-
-    simulate(main())
-
-
-def test_a_member_that_ends_while_it_is_waited_for_is_counted() -> None:
-    async def main() -> None:
-        async with House() as house, stalled(house) as (guest, slow):
-            sending = asyncio.create_task(house.group.send(b"late", patience=None))
-            await asyncio.sleep(5)
-            assert not sending.done()
-            await guest.close()
-            outcome = await sending
-            assert (outcome.closed, outcome.queued, outcome.missed) == (1, 0, [slow])
-
-    simulate(main())
-
-
-def test_a_cancelled_send_waits_for_nobody() -> None:
-    async def main() -> None:
-        async with House() as house, stalled(house) as (guest, _):
-            sending = asyncio.create_task(house.group.send(b"cancelled", patience=None))
-            await asyncio.sleep(0.1)
-            sending.cancel()
-            await asyncio.wait([sending])
-            assert sending.cancelled()
-            received = await everything(guest)
-            assert received == [LINE] * len(received)
-            assert (await house.group.send(b"next")).sent == 1
-
-    simulate(main())
-
-
-# Rates
-
-
-def test_a_group_keeps_to_its_messages_per_second() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        async with House(Config()) as house:
-            await house.guest()
-            house.app.group("all", messages_per_second=10)
-            await asyncio.sleep(10)
-            began = loop.time()
-            for _ in range(60):
-                assert (await house.group.send(b"x")).sent == 1
-            # What a silent group may say at once is a second's worth.
-            assert 4.8 < loop.time() - began < 5.2
-            house.group.limit_rate()
-            began = loop.time()
-            await asyncio.gather(*(house.group.send(b"x") for _ in range(60)))
-            assert loop.time() == began
-
-    simulate(main())
-
-
-def test_a_group_keeps_to_its_bytes_per_second() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        async with House(Config()) as house:
-            for _ in range(3):
-                await house.guest()
-            house.app.group("all", bytes_per_second=1000, messages_per_second=1000)
-            size = len(codec.encode(bytes(500)))
-            began = loop.time()
-            for _ in range(20):
-                assert (await house.group.send(bytes(500))).sent == 3
-            elapsed = loop.time() - began
-            assert 20 * size / 1000 - 2 < elapsed <= 20 * size / 1000
-
-    simulate(main())
-
-
-def test_what_is_over_the_limit_can_be_dropped() -> None:
-    async def main() -> None:
-        async with House(Config()) as house:
-            guest = await house.guest()
-            house.app.group("all", messages_per_second=10, over_rate="drop")
-            sent = 0
-            for _ in range(1000):
-                outcome = await house.group.send(b"x")
-                assert outcome.over_rate == (outcome.sent == 0)
-                sent += outcome.sent
-                await asyncio.sleep(0.01)
-            assert 100 <= sent <= 112
-            assert len(await everything(guest)) == sent
-
-    simulate(main())
-
-
-def test_those_who_wait_for_their_turn_are_bounded() -> None:
-    async def main() -> None:
-        async with House(Config()) as house:
-            await house.guest()
-            house.app.group("all", messages_per_second=1)
-            count = 1 + BACKLOG_LIMIT + 100
-            outcomes = await asyncio.gather(*(house.group.send(b"x") for _ in range(count)))
-            assert sum(outcome.over_rate for outcome in outcomes) == 100
-            assert sum(outcome.sent for outcome in outcomes) == 1 + BACKLOG_LIMIT
-
-    simulate(main())
-
-
-# Many
-
-
-async def fan_out_to(count: int, *, bytes_for_each: int) -> None:
-    """Send to so many members: the loop goes on in between, and memory is bounded."""
-    loop = asyncio.get_running_loop()
-    quiet = Config(keepalive_seconds=0, idle_timeout_seconds=3600)
-    async with House(quiet) as house, AsyncExitStack() as stack:
-        heard: list[bytes] = []
-        client = App()
-
-        @client.on(bytes)
-        async def hear(session: Session[None], data: bytes) -> None:
-            heard.append(data)
-
-        async def join() -> None:
-            await stack.enter_async_context(
-                connect(house._address, psk=KEY, network=house.network, app=client, config=quiet)
-            )
-
-        for _ in range(0, count, 50):
-            await asyncio.gather(*(join() for _ in range(50)))
-        await asyncio.sleep(1)
-        assert len(house.group) == count
-        assert (await house.group.send(b"opens the channels")).sent == count
-        await asyncio.sleep(1)
-        heard.clear()
-
-        turn = 0
-        offered: Counter[int] = Counter()
-
-        def next_turn() -> None:
-            nonlocal turn, ticking
-            turn += 1
-            ticking = loop.call_soon(next_turn)
-
-        def note(session: Session[None]) -> bool:
-            offered[turn] += 1
-            return True
-
-        ticking = loop.call_soon(next_turn)
-        tracemalloc.start()
-        outcome = await house.group.send(bytes(64), where=note)
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        ticking.cancel()
-        assert (outcome.sent, outcome.missed) == (count, [])
-        assert max(offered.values()) <= MEMBERS_PER_TURN
-        assert len(offered) == -(-count // MEMBERS_PER_TURN)
-        assert peak < count * bytes_for_each
-        await asyncio.sleep(1)
-        assert heard == [bytes(64)] * count
-
-
-def test_the_loop_goes_on_between_the_members() -> None:
-    simulate(fan_out_to(500, bytes_for_each=4096))
-
-
-@pytest.mark.long
-def test_a_message_to_ten_thousand_members() -> None:
-    simulate(fan_out_to(10_000, bytes_for_each=4096))
 
 
 def test_a_group_says_what_it_is() -> None:

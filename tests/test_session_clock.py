@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aerogram import App, Message, Session, connect, serve
+from aerogram import App, Message, Outcome, Session, connect, serve
 from aerogram.lab import Link, Network, simulate
 from benchmarks.clocks import ClockWorld, FalseClock
 
@@ -123,6 +123,28 @@ def test_all_clients_of_a_server_share_its_time() -> None:
             await asyncio.gather(*(s.clock.synchronised(0.04, timeout=60) for s in (ada, ben)))
             apart = abs(ada.clock.now() - ben.clock.now())
             assert apart <= ada.clock.error_bound + ben.clock.error_bound
+
+    simulate(main(), limit=100.0)
+
+
+def test_a_message_lives_until_a_moment_of_the_shared_time() -> None:
+    async def main() -> None:
+        network = Network(seed=6, link=Link(delay=0.02, jitter=0.01))
+        loop = asyncio.get_running_loop()
+        async with (
+            serve(stamping_app(), "server", 1, network=network) as server,
+            connect(server.address, network=network) as session,
+        ):
+            with pytest.raises(RuntimeError, match="synchronised"):
+                session.clock.until(0.0)
+            await session.clock.synchronised(0.04, timeout=10)
+            moment = session.clock.now() + 5.0
+            network.partition("client-1", "server")
+            receipt = await session.send(Stamp(0.0), deadline=session.clock.until(moment))
+            assert await receipt is Outcome.EXPIRED
+            assert abs(loop.time() - moment) <= session.clock.error_bound + 0.1
+            late = await session.send(Stamp(0.0), deadline=session.clock.until(moment - 1.0))
+            assert await late is Outcome.EXPIRED
 
     simulate(main(), limit=100.0)
 

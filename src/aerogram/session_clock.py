@@ -74,6 +74,16 @@ class SessionClock:
         """How often one of the clocks has jumped."""
         return self._filter.steps
 
+    def until(self, moment: float) -> float:
+        """Seconds from now to a moment of the shared time: what `deadline=` of a message takes.
+
+        It is below 0 for one that has passed. Raises `RuntimeError` before the server has told its
+        time; `synchronised` waits for that.
+        """
+        if not self.is_synchronised:
+            raise RuntimeError("the shared time is not known yet: await clock.synchronised()")
+        return moment - self.now()
+
     def to_local(self, shared: float) -> float:
         """A moment of the shared time by the local clock, which is `loop.time()`'s."""
         return shared - self.offset
