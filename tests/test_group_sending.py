@@ -10,17 +10,11 @@ from typing import Any
 
 import pytest
 
-from aerogram import (
-    App,
-    ClosedByPeer,
-    Config,
-    Session,
-    connect,
-)
+from aerogram import App, Channel, ClosedByPeer, Config, Session, connect, delivery
 from aerogram import messages as codec
 from aerogram.groups import BACKLOG_LIMIT, MEMBERS_PER_TURN
 from aerogram.lab import simulate
-from tests.house import KEY, LINE, House, everything, stalled
+from tests.house import KEY, LINE, SMALL_WINDOW, House, everything, stalled
 
 # Slow members
 
@@ -79,6 +73,25 @@ def test_a_slow_member_can_be_skipped_or_closed() -> None:
             await guest.wait_closed()
             assert isinstance(guest.error, ClosedByPeer)
             assert guest.error.reason == "too slow"
+
+    simulate(main())
+
+
+@pytest.mark.parametrize("when_full", ["error", "drop_newest", "drop_oldest"])
+def test_nobody_waits_on_a_channel_that_does_not_block(when_full: Any) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        news = Channel("news", delivery.reliable(), queue_messages=2, when_full=when_full)
+        async with House(Config()) as house:
+            await house.guest(SMALL_WINDOW)
+            began, outcomes = loop.time(), []
+            for _ in range(30):
+                outcomes.append(await house.group.send(LINE, via=news))
+                await asyncio.sleep(0.1)
+            assert loop.time() - began < 3.1
+            assert all(outcome.sent + outcome.dropped == 1 for outcome in outcomes)
+            taken = sum(outcome.sent for outcome in outcomes)
+            assert taken == 30 if when_full == "drop_oldest" else 4 < taken < 10
 
     simulate(main())
 

@@ -209,8 +209,7 @@ class Fanout:
         try:
             if channel is None:
                 channel = parcel.channel_to(session)
-            if outbox.offer(channel, parcel.message, parcel.payload, parcel.deadline) is None:
-                return False
+            receipt = outbox.offer(channel, parcel.message, parcel.payload, parcel.deadline)
         except SessionClosed:
             self._miss(session, closed=True)
             return True
@@ -218,7 +217,11 @@ class Fanout:
             self._too_large = error
             self._miss(session)
             return True
-        if late:
+        if receipt is None:
+            return False
+        if channel.when_full == "drop_newest" and receipt.outcome is not None:
+            self._miss(session)
+        elif late:
             self.outcome.waited += 1
         else:
             self.outcome.sent += 1
@@ -236,6 +239,9 @@ class Fanout:
     def _wait(self, session: Session[Any]) -> None:
         now = asyncio.get_running_loop().time()
         channel = self._parcel.channel_to(session)
+        if channel.when_full == "error":
+            self._miss(session)
+            return
         lags = self._lags.setdefault(session, {})
         lag = lags.get(channel)
         if lag is None:

@@ -194,8 +194,9 @@ class Group(Generic[StateT]):
 
         Members whose queue has room get it at once. The others are waited for until they have been
         without room for `patience` seconds, and miss messages from then on until they have room;
-        `when_full` may say that they miss it at once, or that they are closed. `via` and
-        `deadline` are those of `Session.send`. Raises `InvalidMessage`, `MessageTooLarge` if no
+        `when_full` may say that they miss it at once, or that they are closed. On a channel that
+        drops messages or wants an error when it is full, nobody waits. `via` and `deadline` are
+        those of `Session.send`. Raises `InvalidMessage`, `MessageTooLarge` if no
         member takes as much, and what `where` raises.
         """
         parcel = Parcel(message, type(message), codec.encode(message), via, deadline)
