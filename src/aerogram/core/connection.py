@@ -400,7 +400,7 @@ class Connection:
         if self.path.response is not None:
             self._tell(wire.encode_path_response(self.path.response))
             self.path.response = None
-        self._sender.expire(now)
+        self._sender.repair.expire(now)
         packets: list[bytes] = []
         packer, receiver = self._packer, self._receiver
         while len(packets) < PACKETS_PER_TURN and packer.has_something(receiver, now):
@@ -417,8 +417,8 @@ class Connection:
 
     def _announce(self, now: float) -> None:
         sender = self._sender
-        if sender.faults:
-            self._arrivals.note_faults(sender.faults)
+        if sender.repair.faults:
+            self._arrivals.note_faults(sender.repair.faults)
         roomy = sender.outcomes.roomy
         if roomy:
             for channel in roomy:

@@ -331,7 +331,7 @@ class Packer:
         packet.runs.append((channel, run))
         if not channel.by_loss_only:
             for message in run:
-                self._sender.ask_policy(channel, message, packet.sent_at)
+                self._sender.repair.ask_policy(channel, message, packet.sent_at)
 
     def _fill_resends(
         self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int
@@ -358,7 +358,7 @@ class Packer:
             self._sender.stats.messages_resent += len(run)
             if not channel.by_loss_only:
                 for message in run:
-                    self._sender.ask_policy(channel, message, packet.sent_at)
+                    self._sender.repair.ask_policy(channel, message, packet.sent_at)
         return room
 
     def _fill_record(
@@ -407,7 +407,7 @@ class Packer:
         message.carrier = packet
         piece.leaves(packet.sent_at)
         if not piece.channel.by_loss_only:
-            self._sender.ask_policy(piece.channel, piece, packet.sent_at)
+            self._sender.repair.ask_policy(piece.channel, piece, packet.sent_at)
         if message.deadline is not None and (
             room >= LIFETIME_ROOM_BYTES + HEADER_ROOM_BYTES + piece.end - piece.start
         ):

@@ -27,6 +27,14 @@ GRANULARITY_SECONDS: Final = 0.001
 """RFC 9002 §6.1.2."""
 SPARSE_AFTER: Final = 4
 """So many numbers for each packet in flight, and not every number is looked at any more."""
+LARGEST_PACKET_THRESHOLD: Final = 512
+"""On a path that changes the order of packets, more overtake one before it is taken to be lost."""
+LARGEST_TIME_THRESHOLD: Final = 2.0
+"""The same in round trips."""
+DOUBTFUL_LIMIT: Final = 1024
+"""Packets declared lost of which it is remembered what they carried."""
+FORGETTING: Final = 32
+"""Each packet that is lost for certain takes this part of what both thresholds were raised by."""
 LONGEST_PTO_SECONDS: Final = 2.0
 """Backing off beyond this makes a link that heals look dead for as long again."""
 
@@ -115,9 +123,13 @@ class Recovery:
 
     __slots__ = (
         "_answered_at",
+        "_packet_threshold",
+        "_time_threshold",
         "bytes_in_flight",
         "delivered_bytes",
         "delivery_rate",
+        "doubted_at",
+        "doubtful",
         "eliciting_in_flight",
         "largest_acked",
         "last_eliciting_at",
@@ -142,6 +154,12 @@ class Recovery:
         self.last_eliciting_at = 0.0
         self.loss_time: float | None = None
         self.pto_count = 0
+        self._packet_threshold = PACKET_THRESHOLD
+        self._time_threshold = TIME_THRESHOLD
+        self.doubtful: dict[int, SentPacket] = {}
+        """Packets that were declared lost lately, and may yet turn out to have arrived."""
+        self.doubted_at = 0.0
+        """When packets were declared lost for the last time."""
 
     def packet_sent(self, packet: SentPacket) -> None:
         """Remember an acknowledgement-eliciting packet; others are not tracked."""
@@ -210,7 +228,7 @@ class Recovery:
         if not self.sent:
             return lost
         rtt = self.rtt
-        delay = max(TIME_THRESHOLD * max(rtt.latest, rtt.smoothed), GRANULARITY_SECONDS)
+        delay = max(self._time_threshold * max(rtt.latest, rtt.smoothed), GRANULARITY_SECONDS)
         largest = self.largest_acked
         for packet in self.sent.values():
             if packet.number > largest:
@@ -218,7 +236,7 @@ class Recovery:
             # The same sum as the deadline: `sent_at <= now - delay` may be false by a rounding when
             # the timer fires exactly on time, and then it would be due again at once.
             lost_at = packet.sent_at + delay
-            if lost_at <= now or largest >= packet.number + PACKET_THRESHOLD:
+            if lost_at <= now or largest >= packet.number + self._packet_threshold:
                 lost.append(packet)
             elif self.loss_time is None or lost_at < self.loss_time:
                 self.loss_time = lost_at
@@ -226,12 +244,78 @@ class Recovery:
             del self.sent[packet.number]
             self.bytes_in_flight -= packet.size
             self.eliciting_in_flight -= 1
+            packet.ended_at = now
+            self.doubtful[packet.number] = packet
+        self.doubted_at = now
         return lost
 
+    # -- packets that were overtaken
+
+    def arrived_after_all(self, ranges: list[tuple[int, int]], now: float) -> list[SentPacket]:
+        """The packets that these ranges acknowledge although they were declared lost.
+
+        The network changes the order of packets, so the thresholds are raised: with what is sent
+        again for nothing, a link can be filled (RFC 9002 §6.1 lets both adapt).
+        """
+        found: list[SentPacket] = []
+        for number in _claimed(self.doubtful, ranges):
+            packet = self.doubtful.pop(number, None)
+            if packet is not None:
+                found.append(packet)
+                self._learn_disorder(packet, now)
+        return found
+
+    def _learn_disorder(self, packet: SentPacket, now: float) -> None:
+        overtaken_by = self.largest_acked - packet.number
+        if overtaken_by >= self._packet_threshold:
+            self._packet_threshold = min(overtaken_by + 1, LARGEST_PACKET_THRESHOLD)
+        usual = max(self.rtt.latest, self.rtt.smoothed)
+        took = (now - packet.sent_at) / max(usual, GRANULARITY_SECONDS)
+        if took > self._time_threshold:
+            self._time_threshold = min(took, LARGEST_TIME_THRESHOLD)
+
+    def end_doubts(self, now: float) -> list[SentPacket]:
+        """Take out and return the packets that are lost for certain; each lowers the thresholds."""
+        ended: list[SentPacket] = []
+        doubt = self._doubt_seconds()
+        for packet in self.doubtful.values():
+            # The same sum as in `deadline`, or a rounding could keep the timer firing.
+            is_fresh = packet.ended_at + doubt > now
+            if is_fresh and len(self.doubtful) - len(ended) <= DOUBTFUL_LIMIT:
+                break
+            ended.append(packet)
+        for packet in ended:
+            del self.doubtful[packet.number]
+            packet.ended_at = 0.0
+            raised = self._packet_threshold - PACKET_THRESHOLD
+            self._packet_threshold -= -(-raised // FORGETTING)
+            self._time_threshold -= (self._time_threshold - TIME_THRESHOLD) / FORGETTING
+        return ended
+
+    def _doubt_seconds(self) -> float:
+        return min(self.rtt.probe_timeout + self.max_ack_delay, LONGEST_PTO_SECONDS)
+
+    def unanswered(self) -> list[SentPacket]:
+        """All packets of which it is not certain whether they arrived."""
+        return [*self.sent.values(), *self.doubtful.values()]
+
+    def abandon(self) -> None:
+        """Nothing is waited for any more."""
+        self.sent.clear()
+        self.doubtful.clear()
+
+    # -- time
+
     def deadline(self) -> float | None:
-        """When loss detection or the probe timeout is due (RFC 9002 §6.2.1)."""
-        if self.loss_time is not None:
-            return self.loss_time
+        """When there is something to do: a probe, losses, or the end of a doubt."""
+        due = self.probe_at() if self.loss_time is None else self.loss_time
+        if not self.doubtful:
+            return due
+        ends_at = next(iter(self.doubtful.values())).ended_at + self._doubt_seconds()
+        return ends_at if due is None or ends_at < due else due
+
+    def probe_at(self) -> float | None:
+        """When the probe timeout is due (RFC 9002 §6.2.1), if nothing is known to be lost."""
         if not self.sent:
             return None
         return self.last_eliciting_at + self.probe_timeout()

@@ -7,7 +7,6 @@ channels, where the retry policy has the say. Every message ends through `Outcom
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Final
@@ -21,17 +20,13 @@ from aerogram.core.lifetimes import ENTRY_BYTES, HEADER_BYTES
 from aerogram.core.outcomes import Outcomes
 from aerogram.core.outgoing import Outcome, Outgoing, Piece
 from aerogram.core.pacing import Pacer, RateLimit
-from aerogram.core.policies import BrokenPolicy, Fault, next_try
 from aerogram.core.priorities import Schedule
 from aerogram.core.receiver import Receiver
 from aerogram.core.recovery import Recovery, SentPacket
-from aerogram.core.reminders import Reminders
+from aerogram.core.repair import Repair
 from aerogram.core.stats import ConnectionStats
 from aerogram.errors import InvalidMessage
 
-LAST_TRY_PROBES: Final = 3
-"""What was sent for the last time is lost after so many probe timeouts at the latest (RFC 9002
-§7.6.1 has as many), even if nothing else is acknowledged that would prove it."""
 HEADER_ROOM_BYTES: Final = 32
 """The most that the header of a MESSAGES or FRAGMENT frame takes, apart from the data."""
 
@@ -40,14 +35,11 @@ class Sender:
     """Builds the packets of one connection and decides what must be sent again."""
 
     __slots__ = (
-        "_expiries",
-        "_retries",
         "admitted_bytes",
         "channels",
         "config",
         "controller",
         "controls",
-        "faults",
         "largest_whole",
         "next_number",
         "outcomes",
@@ -61,6 +53,7 @@ class Sender:
         "protection",
         "recovery",
         "remote_cid",
+        "repair",
         "schedule",
         "skips",
         "stats",
@@ -106,10 +99,7 @@ class Sender:
         credit_at_least = peer.channel_window_bytes // 2 - MESSAGE_OVERHEAD_BYTES
         self.largest_whole = min(len(wire.LENGTH_PREFIX) - 1, credit_at_least)
         """Larger messages go in fragments."""
-        self.faults: list[tuple[str, Fault]] = []
-        """What retry policies did wrong, with their channels' names, until the caller takes it."""
-        self._expiries: Reminders[Outgoing] = Reminders()
-        self._retries: Reminders[Outgoing | Piece] = Reminders()
+        self.repair = Repair(self)
 
     # -- what the user does
 
@@ -131,7 +121,7 @@ class Sender:
 
     def expires(self, channel: SendChannel, message: Outgoing, deadline: float) -> None:
         """Give a message up at a time of the endpoint's clock."""
-        self._expiries.add(deadline, channel, message)
+        self.repair.expiries.add(deadline, channel, message)
         channel.is_timed = True
         channel.is_plain = False
 
@@ -145,7 +135,7 @@ class Sender:
             return
         self.outcomes.finish(channel, older, Outcome.SUPERSEDED, now)
         if older.record is not None or older.awaits_resend:
-            self._tell_skipped(channel, older)
+            self.repair.tell_skipped(channel, older)
 
     def in_flight(self) -> int:
         """Messages without an outcome, counted one by one: the ledger's other side."""
@@ -155,14 +145,13 @@ class Sender:
                 alive[id(message)] = message
             for piece in channel.lost_pieces:
                 alive[id(piece.message)] = piece.message
-        for packet in self.recovery.sent.values():
+        for packet in self.recovery.unanswered():
             for _, run in packet.runs:
                 for message in run:
                     alive[id(message)] = message
             for piece in packet.pieces:
                 alive[id(piece.message)] = piece.message
-        for late in self._retries.alive():
-            message = late.message if isinstance(late, Piece) else late
+        for message in self.repair.waiting():
             alive[id(message)] = message
         return sum(1 for message in alive.values() if message.outcome is None)
 
@@ -176,22 +165,21 @@ class Sender:
             channel.queue.clear()
             channel.resend.clear()
             channel.lost_pieces.clear()
-        for packet in self.recovery.sent.values():
+        for packet in self.recovery.unanswered():
             for channel, run in packet.runs:
                 for message in run:
                     self.outcomes.finish(channel, message, Outcome.LOST, now)
             for piece in packet.pieces:
                 self.outcomes.finish(piece.channel, piece.message, Outcome.LOST, now)
-        for channel, late in self._retries.take_due(math.inf):
-            message = late.message if isinstance(late, Piece) else late
-            self.outcomes.finish(channel, message, Outcome.LOST, now)
-        self.recovery.sent.clear()
-        self._expiries.clear()
+        self.repair.abandon(now)
+        self.recovery.abandon()
 
     @property
     def drained(self) -> bool:
         """True if nothing waits and nothing is unacknowledged."""
-        if self.recovery.sent or self.controls or self.skips or self._retries.alive():
+        if self.recovery.sent or self.controls or self.skips or self.repair.waiting():
+            return False
+        if self.recovery.doubtful and self.in_flight():
             return False
         return not any(channel.has_work for channel in self.channels)
 
@@ -222,24 +210,32 @@ class Sender:
         recovery = self.recovery
         delay = ack.delay_microseconds / 1_000_000
         newly = recovery.acknowledged(ack.ranges, delay, self.next_number, now)
+        if recovery.doubtful:
+            for packet in recovery.arrived_after_all(ack.ranges, now):
+                self.stats.packets_overtaken += 1
+                self._packet_delivered(packet, now)
+            self.repair.end_doubts(now)
         if not newly:
             return
         self.protection.acknowledged(ack.ranges[0][1])
         for packet in newly:
-            packet.ended_at = now
             self.controller.acknowledged(packet.size, packet.sent_at, now)
             receiver.peer_knows(packet.acknowledges)
-            for channel in packet.announces:
-                channel.announced = True
             for answered in packet.pings:
                 answered()
-            for _, run in packet.runs:
-                self._run_delivered(run, packet)
-            for piece in packet.pieces:
-                self._piece_delivered(piece, now)
-            packet.runs = []  # messages know their packet: no cycle is left to be collected
-        for packet in recovery.detect_lost(now):
-            self._packet_lost(packet, now)
+            self._packet_delivered(packet, now)
+        self.repair.detect_lost(now)
+
+    def _packet_delivered(self, packet: SentPacket, now: float) -> None:
+        packet.ended_at = now
+        for channel in packet.announces:
+            channel.announced = True
+        for _, run in packet.runs:
+            self._run_delivered(run, packet)
+        for piece in packet.pieces:
+            self._piece_delivered(piece, now)
+        packet.runs = []  # messages know their packet: no cycle is left to be collected
+        packet.pieces = []
 
     def _run_delivered(self, run: list[Outgoing], packet: SentPacket) -> None:
         delivered = 0
@@ -282,7 +278,7 @@ class Sender:
         reasons: dict[int, dict[int, str]] = {}
         for frame in frames:
             reasons.setdefault(frame.channel, {})[frame.number] = frame.reason
-        for packet in self.recovery.sent.values():
+        for packet in self.recovery.unanswered():
             for channel, run in packet.runs:
                 refused = reasons.get(channel.identity)
                 if refused is not None:
@@ -308,11 +304,10 @@ class Sender:
 
     def deadline(self) -> float | None:
         """When `handle_timeout` has something to do."""
-        result = self.recovery.deadline()
+        result = self.repair.next_due()
         paced = None if self.pacer is None else self.pacer.waits_until
-        for due in (self._retries.next_due(), self._expiries.next_due(), paced):
-            if due is not None and (result is None or due < result):
-                result = due
+        if paced is not None and (result is None or paced < result):
+            result = paced
         return result
 
     def limit_rate(self, limit: RateLimit) -> None:
@@ -328,160 +323,10 @@ class Sender:
 
     def handle_timeout(self, now: float) -> None:
         """Declare losses, send probes, expire messages, retry those whose policy says now."""
-        recovery = self.recovery
-        if recovery.loss_time is not None and recovery.loss_time <= now:
-            for packet in recovery.detect_lost(now):
-                self._packet_lost(packet, now)
-        else:
-            deadline = recovery.deadline()
-            if deadline is not None and deadline <= now:
-                self._probe(now)
-        self.expire(now)
-        for channel, late in self._retries.take_due(now):
-            self._try_again(channel, late, now)
-
-    def _try_again(self, channel: SendChannel, late: Outgoing | Piece, now: float) -> None:
-        """The time has come that a retry policy has set, or it had set none and waited enough."""
-        if isinstance(late, Piece):
-            if late.is_last_try:
-                self._piece_lost(late, now)
-            else:
-                self._piece_again(late)
-        elif late.make_history().is_last_try:
-            self._message_lost(channel, late, now)
-        else:
-            self._send_again(channel, late)
-
-    def _probe(self, now: float) -> None:
-        """RFC 9002 §6.2.4: send what is oldest again, without calling it lost."""
-        recovery = self.recovery
-        recovery.pto_count += 1
-        self.stats.probe_timeouts += 1
-        count = 1 if recovery.pto_count == 1 else 2
-        for packet in recovery.oldest(count):
-            for channel, run in packet.runs:
-                for message in run:
-                    if message.outcome is None and _by_loss(channel, message):
-                        self._send_again(channel, message)
-            for piece in packet.pieces:
-                if piece.outcome is None and _by_loss(piece.channel, piece):
-                    self._piece_again(piece)
-            self._controls_lost(packet)
-        recovery.last_eliciting_at = now
-        self.probes_due = count
-        self.ping_due = True
+        self.repair.handle_timeout(now)
 
     def path_changed(self, now: float) -> None:
         """The peer is reached again: what went astray does not wait for a timeout grown long."""
         self.recovery.pto_count = 0
         if self.recovery.sent:
-            self._probe(now)
-
-    def expire(self, now: float) -> None:
-        """Give up the messages whose deadline has passed."""
-        for channel, message in self._expiries.take_due(now):
-            self.outcomes.finish(channel, message, Outcome.EXPIRED, now)
-            self._tell_skipped(channel, message)
-
-    # -- losses
-
-    def _packet_lost(self, packet: SentPacket, now: float) -> None:
-        self.stats.packets_lost += 1
-        self.controller.lost(packet.size, packet.sent_at, now)
-        for channel, run in packet.runs:
-            for message in run:
-                if message.carrier is packet:
-                    self._message_lost(channel, message, now)
-        for piece in packet.pieces:
-            self._piece_lost(piece, now)
-        packet.runs = []
-        self._controls_lost(packet)
-
-    def _message_lost(self, channel: SendChannel, message: Outgoing, now: float) -> None:
-        if message.outcome is not None:
-            if message.outcome is Outcome.SUPERSEDED:
-                self._tell_skipped(channel, message)
-        elif _by_loss(channel, message):
-            self._send_again(channel, message)
-        elif not _by_policy(message):
-            self.outcomes.finish(channel, message, Outcome.LOST, now)
-            self._tell_skipped(channel, message)
-
-    def _piece_lost(self, piece: Piece, now: float) -> None:
-        if piece.outcome is not None:
-            return
-        if _by_loss(piece.channel, piece):
-            self._piece_again(piece)
-        elif not _by_policy(piece):
-            self.outcomes.finish(piece.channel, piece.message, Outcome.LOST, now)
-            self._tell_skipped(piece.channel, piece.message)
-
-    def _controls_lost(self, packet: SentPacket) -> None:
-        self.controls.extend(packet.controls)
-        self.skips.extend(packet.skips)
-        for channel in packet.credits:
-            channel.owe_credit()
-        if packet.pings:
-            self.pings.extend(packet.pings)
-            self.ping_due = True
-        packet.pings = []
-        packet.controls = []
-        packet.skips = []
-        packet.credits = []
-
-    def _send_again(self, channel: SendChannel, message: Outgoing) -> None:
-        history = message.make_history()
-        if history.awaits_resend:
-            return
-        history.awaits_resend = True
-        channel.resend.append(message)
-        self.mark_busy(channel)
-
-    def _piece_again(self, piece: Piece) -> None:
-        if not piece.queued:
-            piece.queued = True
-            piece.channel.lost_pieces.append(piece)
-            self.mark_busy(piece.channel)
-
-    def _tell_skipped(self, channel: SendChannel, message: Outgoing) -> None:
-        history = message.make_history()
-        if message.number < 0 or not channel.resends or history.is_skipped:
-            return
-        history.is_skipped = True
-        cost = MESSAGE_OVERHEAD_BYTES + len(message.payload)
-        if message.record is not None:
-            cost = MESSAGE_OVERHEAD_BYTES + message.record.sent_bytes
-        frame = wire.encode_skip(channel.identity, message.number, cost)
-        self.skips.append((channel, frame))
-
-    def ask_policy(self, channel: SendChannel, sent: Outgoing | Piece, now: float) -> None:
-        """Let the retry policy say when what leaves now is to leave again.
-
-        What it says goes before loss detection. Faulty answers leave it to that.
-        """
-        plan = sent if isinstance(sent, Piece) else sent.make_history()
-        try:
-            due = next_try(channel.delivery.retry, sent, self.recovery.rtt, now)
-        except BrokenPolicy as error:
-            self.faults.append((channel.name, Fault(error)))
-            due = math.inf
-        plan.is_last_try = due is None
-        plan.by_policy = due is not None and due != math.inf
-        if due is None:
-            self._retries.add(now + LAST_TRY_PROBES * self.recovery.probe_timeout(), channel, sent)
-        elif plan.by_policy:
-            self._retries.add(due, channel, sent)
-
-
-def _by_loss(channel: SendChannel, sent: Outgoing | Piece) -> bool:
-    """True if it is to be sent again when it is lost."""
-    if channel.by_loss_only:
-        return channel.resends
-    plan = sent if isinstance(sent, Piece) else sent.make_history()
-    return not plan.is_last_try and not plan.by_policy
-
-
-def _by_policy(sent: Outgoing | Piece) -> bool:
-    """True if the retry policy has set a time at which it is sent again."""
-    plan = sent if isinstance(sent, Piece) else sent.history
-    return plan is not None and plan.by_policy
+            self.repair.probe(now)

@@ -40,6 +40,9 @@ class ConnectionStats:
     packets_sent: int = 0
     packets_received: int = 0
     packets_lost: int = 0
+    """Declared lost, that is: as RFC 9002 §6 has it."""
+    packets_overtaken: int = 0
+    """Of those, the ones that had arrived, after others that left later."""
     packets_duplicate: int = 0
     packets_unauthentic: int = 0
     packets_invalid: int = 0
