@@ -21,6 +21,7 @@ from aerogram.core.path import Path
 from aerogram.core.ranges import RangeSet
 from aerogram.core.receiver import Receiver
 from aerogram.core.recovery import Recovery
+from aerogram.core.repair import Repair
 from aerogram.core.sender import Sender
 
 
@@ -73,11 +74,11 @@ BROKEN: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     # What is skipped is still waited for.
     "skips": lambda: patch.object(InOrder, "skipped", lambda self, sequence: ()),
     # What is given up is not told to the receiver.
-    "silence": lambda: patch.object(Sender, "_tell_skipped", _nothing),
+    "silence": lambda: patch.object(Repair, "tell_skipped", _nothing),
     # Nothing counts as lost.
     "losses": lambda: patch.object(Recovery, "detect_lost", _none_lost),
     # Nobody asks for what was sent last and never acknowledged.
-    "probes": lambda: patch.object(Sender, "_probe", _nothing),
+    "probes": lambda: patch.object(Repair, "probe", _nothing),
     # Handlers' work gives no credit back.
     "credit": lambda: patch.object(ReceiveChannel, "consumed", _nothing),
     # A sender takes more than it was given.
@@ -85,9 +86,9 @@ BROKEN: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     # A large record gets no room of its own.
     "room": lambda: patch.object(Receiver, "_grant_waiting", _nothing),
     # A piece of a record that was lost does not leave again.
-    "pieces": lambda: patch.object(Sender, "_piece_lost", _nothing),
+    "pieces": lambda: patch.object(Repair, "_piece_again", _nothing),
     # A lost CREDIT or SKIP does not leave again.
-    "controls": lambda: patch.object(Sender, "_controls_lost", _nothing),
+    "controls": lambda: patch.object(Repair, "_controls_lost", _nothing),
     # A peer that has moved is never followed.
     "paths": lambda: patch.object(Path, "answered", _never),
     # A channel is announced once, whether that arrives or not.
