@@ -356,8 +356,8 @@ class Connection:
                 self._receive_late(frames, now)
                 return True
             eliciting = self._arrivals.take(frames, now)
-        except ChannelDisagreement as error:
-            self.close(CloseCode.CHANNEL_MISMATCH, str(error), now)
+        except ChannelDisagreement as disagreement:  # compiled, a name has one type
+            self.close(CloseCode.CHANNEL_MISMATCH, str(disagreement), now)
             return True
         except DecodeError as error:
             stats.packets_invalid += 1

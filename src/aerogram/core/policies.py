@@ -66,8 +66,8 @@ class Guard:
         """Show the ordering a new message; return what is set free, and the cost of what is not."""
         try:
             message = payload if self._view is None else self._view(payload)
-        except DecodeError as error:
-            return self._refused(number, cost, Fault(error, number, RefuseCode.UNDECODABLE))
+        except DecodeError as undecodable:  # compiled, a name has one type
+            return self._refused(number, cost, Fault(undecodable, number, RefuseCode.UNDECODABLE))
         except Exception as error:  # a user's own decoding
             return self._refused(number, cost, Fault(error, number))
         self._held.setdefault(id(message), []).append((number, message, cost))
@@ -75,8 +75,8 @@ class Guard:
         runs: list[Run] = []
         try:
             self._collect(runs, self._ordering.arrived(number, message))
-        except BrokenPolicy as error:
-            self.faults.append(Fault(error))
+        except BrokenPolicy as broken:
+            self.faults.append(Fault(broken))
         except Exception as error:  # a user's ordering
             is_kept = self._take(message, number) is not None
             self.faults.append(Fault(error, number if is_kept else -1))
