@@ -85,7 +85,7 @@ def test_the_latest_price_of_each_symbol_arrives() -> None:
                 await asyncio.sleep(0.003)
             await session.deliver(Done())
             await asyncio.sleep(1.0)
-            assert session.stats.messages_superseded > 20
+            assert session.stats.messages_superseded > 5
             assert session.stats.balanced
         newest = {price.symbol: price.value for price in listener.prices}
         assert newest == {"a": 198, "b": 199, "c": 197}

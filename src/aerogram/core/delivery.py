@@ -239,8 +239,8 @@ class Delivery:
     """The name of the preset; the classes' names otherwise."""
     key: Callable[[Any], Hashable] | None = None
     """What a message is about. A newer message of the same key supersedes an older one that is not
-    acknowledged: that is not sent, or not sent again. The sender asks with what it was given to
-    send, and only if there is a key. None: nothing is superseded."""
+    acknowledged: that is not sent, or not sent again if it turns out to be lost. The sender asks
+    with what it was given to send, and only if there is a key. None: nothing is superseded."""
     keys_limit: int = KEYS_LIMIT
     """Keys that the sender remembers; the message of one that it forgets is not superseded."""
 

@@ -124,6 +124,7 @@ class History:
         "first_sent_at",
         "is_last_try",
         "is_skipped",
+        "is_superseded",
         "key",
         "progress",
         "reason",
@@ -140,6 +141,8 @@ class History:
         """True if the retry policy does not want it sent again."""
         self.by_policy = False
         """True if the retry policy has set a time at which it is sent again."""
+        self.is_superseded = False
+        """True if a newer message came while this one was on its way: it is not sent again."""
         self.is_skipped = False
         """True once the peer is told that it will not come."""
         self.key: Hashable = None

@@ -128,7 +128,6 @@ class Recovery:
         "bytes_in_flight",
         "delivered_bytes",
         "delivery_rate",
-        "doubted_at",
         "doubtful",
         "eliciting_in_flight",
         "largest_acked",
@@ -158,8 +157,6 @@ class Recovery:
         self._time_threshold = TIME_THRESHOLD
         self.doubtful: dict[int, SentPacket] = {}
         """Packets that were declared lost lately, and may yet turn out to have arrived."""
-        self.doubted_at = 0.0
-        """When packets were declared lost for the last time."""
 
     def packet_sent(self, packet: SentPacket) -> None:
         """Remember an acknowledgement-eliciting packet; others are not tracked."""
@@ -246,7 +243,6 @@ class Recovery:
             self.eliciting_in_flight -= 1
             packet.ended_at = now
             self.doubtful[packet.number] = packet
-        self.doubted_at = now
         return lost
 
     # -- packets that were overtaken

@@ -67,7 +67,7 @@ class Repair:
     def expire(self, now: float) -> None:
         """Give up the messages whose deadline has passed."""
         for channel, message in self.expiries.take_due(now):
-            self._give_up(channel, message, Outcome.EXPIRED, now)
+            self.give_up(channel, message, Outcome.EXPIRED, now)
 
     def waiting(self) -> list[Outgoing]:
         """Messages that a retry policy is to have sent again later."""
@@ -103,13 +103,14 @@ class Repair:
 
     def _try_again(self, channel: SendChannel, late: Outgoing | Piece, now: float) -> None:
         """The time has come that a retry policy has set, or it had set none and waited enough."""
-        if isinstance(late, Piece):
-            if late.is_last_try:
-                self._give_up(channel, late.message, Outcome.LOST, now)
-            else:
-                self._piece_again(late)
-        elif late.make_history().is_last_try:
-            self._give_up(channel, late, Outcome.LOST, now)
+        plan = late if isinstance(late, Piece) else late.make_history()
+        message = late.message if isinstance(late, Piece) else late
+        if is_superseded(message):
+            self.give_up(channel, message, Outcome.SUPERSEDED, now)
+        elif plan.is_last_try:
+            self.give_up(channel, message, Outcome.LOST, now)
+        elif isinstance(late, Piece):
+            self._piece_again(late)
         else:
             self._send_again(channel, late)
 
@@ -119,29 +120,28 @@ class Repair:
         """Deal with the packets that are lost by now."""
         recovery = self._sender.recovery
         for packet in recovery.detect_lost(now):
-            self._packet_lost(packet)
+            self._packet_lost(packet, now)
         if len(recovery.doubtful) > DOUBTFUL_LIMIT:
             self.end_doubts(now)
 
-    def _packet_lost(self, packet: SentPacket) -> None:
+    def _packet_lost(self, packet: SentPacket, now: float) -> None:
         sender = self._sender
         sender.stats.packets_lost += 1
-        sender.controller.lost(packet.size, packet.sent_at, sender.recovery.doubted_at)
+        sender.controller.lost(packet.size, packet.sent_at, now)
         for channel, run in packet.runs:
             for message in run:
-                if message.carrier is packet:
-                    self._message_missing(channel, message)
+                if message.outcome is None and message.carrier is packet:
+                    if is_superseded(message):
+                        self.give_up(channel, message, Outcome.SUPERSEDED, now)
+                    elif by_loss(channel, message):
+                        self._send_again(channel, message)
         for piece in packet.pieces:
-            if piece.outcome is None and by_loss(piece.channel, piece):
-                self._piece_again(piece)
+            if piece.outcome is None:
+                if is_superseded(piece.message):
+                    self.give_up(piece.channel, piece.message, Outcome.SUPERSEDED, now)
+                elif by_loss(piece.channel, piece):
+                    self._piece_again(piece)
         self._controls_lost(packet)
-
-    def _message_missing(self, channel: SendChannel, message: Outgoing) -> None:
-        if message.outcome is None:
-            if by_loss(channel, message):
-                self._send_again(channel, message)
-        elif message.outcome is Outcome.SUPERSEDED:
-            self.tell_skipped(channel, message)
 
     def end_doubts(self, now: float) -> None:
         """What is not sent again and has been missing for long enough is lost."""
@@ -149,10 +149,10 @@ class Repair:
             for channel, run in packet.runs:
                 for message in run:
                     if message.carrier is packet and not is_tried(channel, message):
-                        self._give_up(channel, message, Outcome.LOST, now)
+                        self.give_up(channel, message, Outcome.LOST, now)
             for piece in packet.pieces:
                 if piece.outcome is None and not is_tried(piece.channel, piece):
-                    self._give_up(piece.channel, piece.message, Outcome.LOST, now)
+                    self.give_up(piece.channel, piece.message, Outcome.LOST, now)
             packet.runs = []  # messages know their packet: no cycle is left to be collected
             packet.pieces = []
 
@@ -205,9 +205,10 @@ class Repair:
 
     # -- giving up
 
-    def _give_up(
+    def give_up(
         self, channel: SendChannel, message: Outgoing, outcome: Outcome, now: float
     ) -> None:
+        """End a message that is not to arrive any more, unless it has ended."""
         if message.outcome is None:
             self._sender.outcomes.finish(channel, message, outcome, now)
             self.tell_skipped(channel, message)
@@ -227,6 +228,8 @@ class Repair:
 
 def by_loss(channel: SendChannel, sent: Outgoing | Piece) -> bool:
     """True if it is to be sent again when it is lost."""
+    if is_superseded(sent.message if isinstance(sent, Piece) else sent):
+        return False
     if channel.by_loss_only:
         return channel.resends
     plan = sent if isinstance(sent, Piece) else sent.make_history()
@@ -239,3 +242,8 @@ def is_tried(channel: SendChannel, sent: Outgoing | Piece) -> bool:
         return channel.resends
     plan = sent if isinstance(sent, Piece) else sent.make_history()
     return not plan.is_last_try
+
+
+def is_superseded(message: Outgoing) -> bool:
+    """True if a newer message has come in the meantime."""
+    return message.history is not None and message.history.is_superseded

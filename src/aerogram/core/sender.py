@@ -128,14 +128,15 @@ class Sender:
     def supersede(self, channel: SendChannel, key: Hashable, message: Outgoing, now: float) -> None:
         """A message was queued: an older one with the same key needs not arrive any more.
 
-        If that is on its way, the peer is told once it is known to be lost; mostly it is not.
+        If that is on its way, it is delivered or, once it is known to be lost, superseded.
         """
         older = channel.replace(key, message)
         if older is None or older.outcome is not None:
             return
-        self.outcomes.finish(channel, older, Outcome.SUPERSEDED, now)
-        if older.record is not None or older.awaits_resend:
-            self.repair.tell_skipped(channel, older)
+        if older.has_left and not older.awaits_resend:
+            older.make_history().is_superseded = True
+        else:
+            self.repair.give_up(channel, older, Outcome.SUPERSEDED, now)
 
     def in_flight(self) -> int:
         """Messages without an outcome, counted one by one: the ledger's other side."""
