@@ -30,7 +30,7 @@ from aerogram.errors import (
 from aerogram.io.network import Network, SocketNetwork
 from aerogram.io.sockets import Address, checked_address, is_loopback
 from aerogram.manager import SessionManager
-from aerogram.security import Insecure, check_psk, not_loopback
+from aerogram.security import Insecure, check_insecure, check_psk, not_loopback
 from aerogram.session import Session
 from aerogram.typevars import StateT
 
@@ -99,6 +99,7 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
             raise InvalidAddress("server_key= is not the key in the address")
         self._key = server_key if server_key is not None else target.key
         self._psk = psk
+        check_insecure(insecure)
         self._insecure: Insecure = insecure
         self._identity = identity
         self._app = app

@@ -120,6 +120,7 @@ class Rejected(AerogramError):
     At the peer, a refused request raises `Rejected` with the same reason.
     """
 
-    def __init__(self, reason: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
+    def __init__(self, reason: object = "") -> None:
+        self.reason = str(reason)
+        """What the peer is told; anything else than a str is made one."""
+        super().__init__(self.reason)

@@ -26,6 +26,10 @@ PAYLOAD_ONLY: Final = object()
 """Stands for the message where there is none: a frame of our own, as that of a request."""
 
 
+DEADLINE_SECONDS_LIMIT: Final = 1e6
+"""Longer is no deadline: leave it out."""
+
+
 class Outbox:
     """The sending side of a session."""
 
@@ -143,7 +147,7 @@ class Outbox:
             raise self._error
         if deadline is None:
             deadline = channel.delivery.deadline_seconds
-        due = None if deadline is None else self._shell.time() + deadline
+        due = None if deadline is None else self._shell.time() + _checked(deadline)
         receipt = Receipt(self._connection.send(channel, payload, due))
         if not self._shell.flush_scheduled:
             self._shell.schedule_flush()
@@ -157,7 +161,7 @@ class Outbox:
         if deadline is None:
             deadline = channel.delivery.deadline_seconds
         now = self._shell.time()
-        due = None if deadline is None else now + deadline
+        due = None if deadline is None else now + _checked(deadline)
         receipt = Receipt(self._connection.send_about(key, channel, payload, now, due))
         if not self._shell.flush_scheduled:
             self._shell.schedule_flush()
@@ -212,3 +216,10 @@ def _key_of(channel: SendChannel, message: Any) -> Hashable:
         kind = type(message).__name__
         raise InvalidMessage(f"the key of {kind} on channel {name!r}: {error}") from error
     return key
+
+
+def _checked(deadline: float) -> float:
+    """Return a deadline that can be kept. Raises `ValueError`."""
+    if not 0.0 <= deadline <= DEADLINE_SECONDS_LIMIT:
+        raise ValueError(f"a deadline is 0 to {DEADLINE_SECONDS_LIMIT:g} s, not {deadline!r}")
+    return deadline

@@ -18,6 +18,20 @@ Progress = Callable[[int, int], object]
 """Told how many bytes of a message the peer's endpoint has, and how many there are."""
 
 
+class _Observers:
+    """All who wait for one message, however many."""
+
+    __slots__ = ("waiting",)
+
+    def __init__(self, waiting: list[Callable[[], None]]) -> None:
+        self.waiting = waiting
+
+    def __call__(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for tell in waiting:
+            tell()
+
+
 class Receipt:
     """What became of a message: await it, or look at `outcome` now and then."""
 
@@ -67,15 +81,11 @@ class Receipt:
         if outgoing.outcome is not None:
             tell()
             return
-        others = outgoing.observer
-
-        def tell_all() -> None:
-            outgoing.observer = None  # or the two would hold each other
-            if others is not None:
-                others()
-            tell()
-
-        outgoing.observer = tell_all
+        if isinstance(outgoing.observer, _Observers):
+            outgoing.observer.waiting.append(tell)
+            return
+        others = [] if outgoing.observer is None else [outgoing.observer]
+        outgoing.observer = _Observers([*others, tell])
 
     def report(self, progress: Progress, failed: Callable[[Exception], None]) -> None:
         """Have `progress` told of the bytes of this message that the peer has, until all are there.

@@ -28,3 +28,9 @@ def not_loopback(host: str) -> str:
         f"plain text to {host}: insecure=True is for this machine only; use a key or psk=, or"
         ' insecure="anywhere" where the network itself is safe'
     )
+
+
+def check_insecure(insecure: object) -> None:
+    """Raise `ValueError` for anything but False, True and "anywhere"."""
+    if insecure is not True and insecure is not False and insecure != "anywhere":
+        raise ValueError(f'insecure= is True, False or "anywhere", not {insecure!r}')

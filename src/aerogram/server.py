@@ -34,7 +34,7 @@ from aerogram.io.network import Network, SocketNetwork
 from aerogram.io.protocol import TransportStats
 from aerogram.io.sockets import Address, checked_address, is_loopback
 from aerogram.manager import SessionManager
-from aerogram.security import Insecure, check_psk, not_loopback
+from aerogram.security import Insecure, check_insecure, check_psk, not_loopback
 from aerogram.session import Session
 from aerogram.typevars import DepsT, StateT
 
@@ -165,6 +165,7 @@ class serve(Generic[DepsT, StateT]):  # noqa: N801  used as a function: `async w
         self._port = port
         self._identity = identity
         self._psk = psk
+        check_insecure(insecure)
         self._insecure: Insecure = insecure
         self._config = config or Config()
         self._given_network = network

@@ -446,7 +446,7 @@ class Session(Generic[StateT]):
 
     def cut(self, reason: str, *, code: int) -> None:
         """Close the session at once; what is queued or on its way is lost."""
-        self.connection.close(code, reason, self._shell.time())
+        self.connection.close(code, str(reason), self._shell.time())
         self._shell.schedule_flush()
         self._shell.poll()
 

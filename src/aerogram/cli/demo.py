@@ -201,7 +201,8 @@ class Chat:
             heard = now_heard
             self._changed.clear()
             try:
-                await asyncio.wait_for(self._changed.wait(), PATIENCE_SECONDS)
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await self._changed.wait()
             except TimeoutError:
                 return
 

@@ -1,0 +1,82 @@
+"""Values that are easily given by mistake raise at the caller, or do what was meant."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import pytest
+
+from aerogram import App, Outcome, Rejected, Request, RequestFailed, Session, connect, serve
+
+
+class Ask(Request[int]):
+    number: int
+
+
+def app() -> App[None, None]:
+    app: App[None, None] = App()
+
+    @app.on(int)
+    async def take(session: Session[None], number: int) -> None:
+        if number == 404:
+            raise Rejected(404)
+
+    @app.answers(Ask)
+    async def answer(session: Session[None], ask: Ask) -> int:
+        raise Rejected(None)
+
+    return app
+
+
+@pytest.mark.parametrize("deadline", [math.inf, math.nan, -1.0, 1e12])
+async def test_a_deadline_that_cannot_be_raises_and_loses_nothing(deadline: float) -> None:
+    async with serve(app()) as server, connect(server.address) as session:
+        before = await session.send(1)
+        with pytest.raises(ValueError, match="deadline"):
+            await session.send(2, deadline=deadline)
+        await session.deliver(3, timeout=5)
+        assert await before is Outcome.DELIVERED
+        assert session.stats.balanced
+
+
+async def test_a_reason_that_is_no_text_refuses_all_the_same() -> None:
+    async with serve(app()) as server, connect(server.address) as session:
+        for number in (1, 404, 2):
+            await session.send(number)
+        await session.deliver(3, timeout=5)
+        with pytest.raises(Rejected, match="None"):
+            await session.request(Ask(1), timeout=5)
+        assert server.stats.handler_errors == 0
+
+
+async def test_thousands_may_wait_for_one_receipt() -> None:
+    async with serve(app()) as server, connect(server.address) as session:
+        receipt = await session.send(1)
+
+        async def wait() -> Outcome:
+            return await receipt
+
+        waiting = [asyncio.create_task(wait()) for _ in range(3000)]
+        outcomes = await asyncio.wait_for(asyncio.gather(*waiting), 20)
+        assert set(outcomes) == {Outcome.DELIVERED}
+
+
+@pytest.mark.parametrize("insecure", [1, "yes", None, []])
+def test_only_true_and_anywhere_are_plain_text(insecure: Any) -> None:
+    with pytest.raises(ValueError, match="insecure"):
+        serve(app(), insecure=insecure)
+    with pytest.raises(ValueError, match="insecure"):
+        connect("127.0.0.1", 9, insecure=insecure)
+
+
+async def test_a_reason_for_closing_that_is_no_text_closes() -> None:
+    closing: Any = 5
+    async with serve(app()) as server, connect(server.address) as session:
+        await session.deliver(1, timeout=5)
+        [peer] = server.sessions
+        await session.close(closing)
+        await asyncio.wait_for(peer.wait_closed(), 5)
+        assert not isinstance(peer.error, RequestFailed)
+        assert "5" in str(peer.error)
