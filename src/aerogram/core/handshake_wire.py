@@ -87,7 +87,8 @@ def decode_parameters_untrusted(data: bytes) -> TransportParameters:
             if len(values) == PARAMETERS_LIMIT:
                 raise DecodeError("too many transport parameters")
             identity, position = read_integer(data, position)
-            value, position = read_counted(data, position, len(data))
+            size, position = read_integer(data, position)
+            value, position = read_bytes(data, position, size)
             if identity in values:
                 raise DecodeError("a transport parameter comes twice")
             values[identity] = value
