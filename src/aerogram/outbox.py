@@ -219,7 +219,7 @@ def _key_of(channel: SendChannel, message: Any) -> Hashable:
 
 
 def _checked(deadline: float) -> float:
-    """Return a deadline that can be kept. Raises `ValueError`."""
-    if not 0.0 <= deadline <= DEADLINE_SECONDS_LIMIT:
-        raise ValueError(f"a deadline is 0 to {DEADLINE_SECONDS_LIMIT:g} s, not {deadline!r}")
-    return deadline
+    """Return a deadline that can be kept; one that has passed is 0. Raises `ValueError`."""
+    if not deadline <= DEADLINE_SECONDS_LIMIT:  # written so that it refuses nan too
+        raise ValueError(f"a deadline is at most {DEADLINE_SECONDS_LIMIT:g} s, not {deadline!r}")
+    return max(deadline, 0.0)
