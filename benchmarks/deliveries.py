@@ -12,7 +12,7 @@ import asyncio
 import gc
 import sys
 import tracemalloc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -180,25 +180,37 @@ async def _whole(trouble: Callable[[], Awaitable[None]]) -> None:
     await trouble()
 
 
-def table(count: int) -> tuple[str, bool]:
-    """The table in Markdown, and whether every promise was kept."""
-    lines = [
-        "| delivery | promised | path | seen | lost | superseded | twice | out of order | kept |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+TABLE_HEAD: Final = (
+    "| delivery | promised | path | seen | lost | superseded | twice | out of order | kept |\n"
+    "|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def cells(count: int, presets: list[str], conditions: list[str]) -> Iterator[tuple[str, str, Cell]]:
+    """What each of these presets did in each of these conditions, one after another."""
+    for preset in presets:
+        for condition in conditions:
+            yield preset, condition, simulate(run(preset, condition, count), limit=1e5, seed=1)
+
+
+def row(preset: str, condition: str, cell: Cell) -> str:
+    """A cell as a line of the table in Markdown."""
+    books = cell.books
+    return (
+        f"| {preset} | {PROMISES[preset]} | {condition} | {books.seen} | {cell.lost} | "
+        f"{cell.superseded} | {books.twice} | {books.out_of_order} | "
+        f"{'yes' if cell.kept(preset) else 'NO'} |"
+    )
+
+
+def print_table(count: int, presets: list[str], conditions: list[str]) -> bool:
+    """Print a line as soon as it is known; return whether every promise was kept."""
+    print(TABLE_HEAD, flush=True)
     all_kept = True
-    for preset, promise in PROMISES.items():
-        for condition in CONDITIONS:
-            cell = simulate(run(preset, condition, count), limit=1e5, seed=1)
-            kept = cell.kept(preset)
-            all_kept = all_kept and kept
-            books = cell.books
-            lines.append(
-                f"| {preset} | {promise} | {condition} | {books.seen} | {cell.lost} | "
-                f"{cell.superseded} | {books.twice} | {books.out_of_order} | "
-                f"{'yes' if kept else 'NO'} |"
-            )
-    return "\n".join(lines), all_kept
+    for preset, condition, cell in cells(count, presets, conditions):
+        print(row(preset, condition, cell), flush=True)
+        all_kept = all_kept and cell.kept(preset)
+    return all_kept
 
 
 async def _overhead(preset: str, count: int) -> float:
@@ -292,6 +304,12 @@ def memory(count: int) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.deliveries", description=__doc__)
     parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument(
+        "--preset", action="append", choices=PRESETS, help="repeatable; all if not given"
+    )
+    parser.add_argument(
+        "--path", action="append", choices=CONDITIONS, help="repeatable; all if not given"
+    )
     parser.add_argument("--overhead", action="store_true", help="bytes that each preset adds")
     parser.add_argument("--memory", action="store_true", help="of a session that holds them all")
     options = parser.parse_args()
@@ -301,9 +319,8 @@ def main() -> int:
     if options.memory:
         print(memory(options.messages))
         return 0
-    text, all_kept = table(options.messages)
-    print(text)
-    return 0 if all_kept else 1
+    presets, conditions = options.preset or [*PRESETS], options.path or [*CONDITIONS]
+    return 0 if print_table(options.messages, presets, conditions) else 1
 
 
 if __name__ == "__main__":
