@@ -11,6 +11,8 @@ import pytest
 from aerogram.delivery import AsItArrives, Delivery, InOrder, NewestWins, Rtt, Sent
 from aerogram.lab import conformance
 from aerogram.lab.conformance import PRESETS, Policy, Promises, examine
+from aerogram.lab.nat import Nat
+from aerogram.lab.network import Network
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -100,3 +102,22 @@ def test_what_is_broken_is_named(broken: str, policy: Policy) -> None:
 def test_giving_up_as_promised_is_no_loss() -> None:
     promises = Promises(gives_up_after_seconds=30.0)
     assert examine(Policy(Delivery(AsItArrives, Faint()), promises)) == []
+
+
+def test_worlds_have_a_black_out_and_another_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both while messages are on their way: half of them have been sent."""
+    trouble: list[str] = []
+    partition, rebind_port = Network.partition, Nat.rebind_port
+
+    def cut(network: Network, *where: Any, **options: Any) -> None:
+        trouble.append("cut")
+        partition(network, *where, **options)
+
+    def moved(nat: Nat) -> None:
+        trouble.append("rebound")
+        rebind_port(nat)
+
+    monkeypatch.setattr(Network, "partition", cut)
+    monkeypatch.setattr(Nat, "rebind_port", moved)
+    assert examine(PRESETS["ordered"]) == []
+    assert trouble == ["cut", "rebound"]

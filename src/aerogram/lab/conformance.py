@@ -24,9 +24,11 @@ from aerogram.config import Config
 from aerogram.core.delivery import Delivery, HoldingOrdering
 from aerogram.core.recovery import Rtt
 from aerogram.lab.link import Burst, Link
+from aerogram.lab.nat import Nat
 from aerogram.lab.network import Network
 from aerogram.lab.simulation import simulate
 from aerogram.messages import Message
+from aerogram.receipts import Receipt
 from aerogram.server import serve
 from aerogram.session import Session
 
@@ -46,11 +48,30 @@ TRIES_LIMIT: Final = 2000
 WORLD_MESSAGES: Final = 300
 WORLD_LIMIT_SECONDS: Final = 300.0
 SETTLE_SECONDS: Final = 20.0
+TICK_SECONDS: Final = 0.01
+"""Between two handfuls of messages, so that trouble in their midst meets some on their way."""
+MESSAGES_PER_TICK: Final = 10
+TROUBLE_AT: Final = WORLD_MESSAGES // 2
+BLACK_OUT_SECONDS: Final = 2.0
+CLIENT: Final = "client-1"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A network between two programs, and what happens to it while messages are on their way."""
+
+    link: Link
+    trouble: Literal["none", "black-out", "rebind"] = "none"
+
+
 WORLDS: Final = (
-    Link(delay=0.02),
-    Link(delay=0.02, jitter=0.03, loss=0.2, duplicate=0.2),
-    Link(delay=0.02, burst=Burst(enter=0.05, leave=0.2), reorder=0.1, reorder_delay=0.2),
+    World(Link(delay=0.02)),
+    World(Link(delay=0.02, jitter=0.03, loss=0.2, duplicate=0.2)),
+    World(Link(delay=0.02, burst=Burst(enter=0.05, leave=0.2), reorder=0.1, reorder_delay=0.2)),
+    World(Link(delay=0.02, loss=0.02), "black-out"),
+    World(Link(delay=0.02, loss=0.02), "rebind"),
 )
+"""A seed takes the one whose place it is, modulo their count."""
 
 
 class Probe(Message):
@@ -115,7 +136,7 @@ PRESETS: Final = {
 }
 
 
-def examine(policy: Policy, *, seeds: Iterable[int] = range(3)) -> list[Violation]:
+def examine(policy: Policy, *, seeds: Iterable[int] = range(len(WORLDS))) -> list[Violation]:
     """Everything that is broken, each property once. An empty list is a policy that conforms."""
     numbers = [*seeds]
     found = [
@@ -262,11 +283,11 @@ def _gave_up(policy: Policy, sent: _Unanswered) -> Iterator[Violation]:
 
 
 def _examine_world(policy: Policy, seed: int) -> list[Violation]:
-    link = WORLDS[seed % len(WORLDS)]
-    return simulate(_world(policy, link, seed), limit=WORLD_LIMIT_SECONDS + 100.0, seed=seed)
+    world = WORLDS[seed % len(WORLDS)]
+    return simulate(_world(policy, world, seed), limit=WORLD_LIMIT_SECONDS + 100.0, seed=seed)
 
 
-async def _world(policy: Policy, link: Link, seed: int) -> list[Violation]:
+async def _world(policy: Policy, world: World, seed: int) -> list[Violation]:
     sent = [policy.message(number) for number in range(WORLD_MESSAGES)]
     numbers = {codec.encode(message): number for number, message in enumerate(sent)}
     channel = Channel("policy", policy.delivery, carries=[type(sent[0])])
@@ -282,20 +303,37 @@ async def _world(policy: Policy, link: Link, seed: int) -> list[Violation]:
         arrived.given[number] = message
         found.extend(arrived.take([message]))
 
-    network = Network(seed=seed, link=link)
+    network = Network(seed=seed, link=world.link)
+    nat = network.nat(CLIENT) if world.trouble == "rebind" else None
     config = Config(handshake_timeout_seconds=60.0)
     client = App(channels=[channel])
     async with (
         serve(app, "server", 1, network=network, config=config) as server,
         connect(server.address, app=client, network=network, config=config) as session,
     ):
-        receipts = [await session.send(message) for message in sent]
+        receipts: list[Receipt] = []
+        for number, message in enumerate(sent):
+            if number == TROUBLE_AT:
+                _make_trouble(world, network, nat)
+            receipts.append(await session.send(message))
+            if number % MESSAGES_PER_TICK == MESSAGES_PER_TICK - 1:
+                await asyncio.sleep(TICK_SECONDS)
         await _settle(receipts)
         found.extend(_outcomes(policy, session, server.sessions, arrived))
     return found
 
 
-async def _settle(receipts: list[Any]) -> None:
+def _make_trouble(world: World, network: Network, nat: Nat | None) -> None:
+    """The client's next packets come from another port, or for a while nothing passes."""
+    if nat is not None:
+        nat.rebind_port()
+    elif world.trouble == "black-out":
+        network.partition(CLIENT, "server")
+        loop = asyncio.get_running_loop()
+        loop.call_later(BLACK_OUT_SECONDS, network.repair, CLIENT, "server")
+
+
+async def _settle(receipts: list[Receipt]) -> None:
     """Wait until every message has an outcome, or long enough for any that will get one."""
     for _ in range(int(SETTLE_SECONDS * 10)):
         if all(receipt.outcome is not None for receipt in receipts):
