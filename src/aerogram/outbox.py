@@ -119,7 +119,9 @@ class Outbox:
                 return None
             now = self._shell.time()
             if channel.when_full == "drop_newest":
-                return Receipt(self._connection.outcomes.turn_away(payload, now))
+                receipt = Receipt(payload)
+                self._connection.outcomes.turn_away(receipt, now)
+                return receipt
             self._connection.outcomes.make_room(channel, size, now)
         if is_plain:
             return self.put(channel, payload, deadline)
@@ -148,7 +150,8 @@ class Outbox:
         if deadline is None:
             deadline = channel.delivery.deadline_seconds
         due = None if deadline is None else self._shell.time() + _checked(deadline)
-        receipt = Receipt(self._connection.send(channel, payload, due))
+        receipt = Receipt(payload, due)
+        self._connection.send(channel, receipt)
         if not self._shell.flush_scheduled:
             self._shell.schedule_flush()
         return receipt
@@ -162,7 +165,8 @@ class Outbox:
             deadline = channel.delivery.deadline_seconds
         now = self._shell.time()
         due = None if deadline is None else now + _checked(deadline)
-        receipt = Receipt(self._connection.send_about(key, channel, payload, now, due))
+        receipt = Receipt(payload, due)
+        self._connection.send_about(key, channel, receipt, now)
         if not self._shell.flush_scheduled:
             self._shell.schedule_flush()
         return receipt

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import Any, ParamSpec
 
-from aerogram.core.channel import Outcome
-
-if TYPE_CHECKING:
-    from aerogram.core.channel import Outgoing
-
+from aerogram.core.outgoing import Outcome, Outgoing
 
 _ArgumentsT = ParamSpec("_ArgumentsT")
 
@@ -32,38 +28,27 @@ class _Observers:
             tell()
 
 
-class Receipt:
-    """What became of a message: await it, or look at `outcome` now and then."""
+class Receipt(Outgoing):
+    """What became of a message: await it, or look at `outcome` now and then.
 
-    __slots__ = ("_outgoing",)
+    `outcome` says how it ended and is None while it is on its way; `reason` says why the peer
+    refused it, or this side dropped it. What else there is belongs to the protocol.
+    """
 
-    def __init__(self, outgoing: Outgoing) -> None:
-        self._outgoing = outgoing
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """How the message ended, or None while it is on its way."""
-        return self._outgoing.outcome
-
-    @property
-    def reason(self) -> str:
-        """Why the peer refused it, or this side dropped it."""
-        return self._outgoing.reason
+    __slots__ = ()
 
     @property
     def rtt(self) -> float | None:
         """Seconds from the first sending to the outcome; None before, or if it never left."""
-        outgoing = self._outgoing
-        if outgoing.outcome is None or outgoing.first_sent_at == 0.0:
+        if self.outcome is None or self.first_sent_at == 0.0:
             return None
-        return outgoing.ended_at - outgoing.first_sent_at
+        return self.ended_at - self.first_sent_at
 
     def __await__(self) -> Generator[Any, None, Outcome]:
-        outgoing = self._outgoing
-        if outgoing.outcome is None:
+        if self.outcome is None:
             yield from self._wait().__await__()
-        assert outgoing.outcome is not None
-        return outgoing.outcome
+        assert self.outcome is not None
+        return self.outcome
 
     async def _wait(self) -> None:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -77,30 +62,28 @@ class Receipt:
 
     def observe(self, tell: Callable[[], None]) -> None:
         """Have `tell` called when the message ends; at once if it has."""
-        outgoing = self._outgoing
-        if outgoing.outcome is not None:
+        if self.outcome is not None:
             tell()
             return
-        if isinstance(outgoing.observer, _Observers):
-            outgoing.observer.waiting.append(tell)
+        if isinstance(self.observer, _Observers):
+            self.observer.waiting.append(tell)
             return
-        others = [] if outgoing.observer is None else [outgoing.observer]
-        outgoing.observer = _Observers([*others, tell])
+        others = [] if self.observer is None else [self.observer]
+        self.observer = _Observers([*others, tell])
 
     def report(self, progress: Progress, failed: Callable[[Exception], None]) -> None:
         """Have `progress` told of the bytes of this message that the peer has, until all are there.
 
         If it raises, `failed` is told, and it is told no more.
         """
-        outgoing = self._outgoing
-        total = len(outgoing.payload)
+        total = len(self.payload)
         told = until_it_raises(progress, failed)
-        if outgoing.outcome is None:
+        if self.outcome is None:
             # In pieces; the last one is told of by the outcome.
-            outgoing.make_history().progress = lambda count: count < total and told(count, total)
+            self.make_history().progress = lambda count: count < total and told(count, total)
 
         def ended() -> None:
-            if outgoing.outcome is Outcome.DELIVERED:
+            if self.outcome is Outcome.DELIVERED:
                 told(total, total)
 
         self.observe(ended)

@@ -201,19 +201,22 @@ class Session(Generic[StateT]):
         and with how many there are. Raises `InvalidMessage`, `MessageTooLarge`, `SessionClosed`, or
         `QueueFull` on a channel that wants it so.
         """
+        receipt: Receipt
         payload = codec.encode(message)
         outbox = self.outbox
-        channel = outbox.channels.get(type(message)) if via is None else outbox.via(via)
-        if channel is None:
-            channel = outbox.channel_of(type(message))
-        if (
-            channel.newest is not None
-            or len(channel.queue) >= channel.queue_messages
-            or channel.queued_bytes + len(payload) > channel.queue_bytes
-        ):
-            receipt = await outbox.send(channel, message, payload, deadline)
+        if via is None:
+            channel = outbox.channels.get(type(message))
+            if channel is None:
+                channel = outbox.channel_of(type(message))
+            if deadline is None and progress is None and channel.is_untimed:
+                receipt = Receipt(payload)
+                if self.connection.send_plain(channel, receipt):
+                    if not self._shell.flush_scheduled:
+                        self._shell.schedule_flush()
+                    return receipt
         else:
-            receipt = outbox.put(channel, payload, deadline)
+            channel = outbox.via(via)
+        receipt = await outbox.send(channel, message, payload, deadline)
         if progress is not None:
             receipt.report(progress, partial(self.handler_failed, "progress="))
         return receipt

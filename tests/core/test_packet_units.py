@@ -13,6 +13,7 @@ from aerogram.core.channel import ChannelSpec, SendChannel
 from aerogram.core.connection import Connection, Shared
 from aerogram.core.delivery import preset
 from aerogram.core.keys import Aead, PacketProtection
+from aerogram.core.outgoing import Outgoing
 from aerogram.core.receiver import ReassemblyBudget
 from aerogram.core.wire import TransportParameters
 
@@ -49,7 +50,7 @@ class Side:
         return self.connection.open_channel(ChannelSpec(name, delivery))
 
     def send(self, channel: SendChannel, size: int) -> None:
-        self.connection.send(channel, bytes(size))
+        self.connection.send(channel, Outgoing(bytes(size)))
 
     def hear(self, number: int, frames: bytes) -> None:
         packet = PacketProtection(bytes(32), bytes(32), Aead.NONE).seal(bytes(8), number, frames)
@@ -108,7 +109,7 @@ def test_messages_with_all_sorts_of_deadlines_and_a_ping_fit(seed: int) -> None:
     kinds = generator.choice((1, 2, 5, 20, 100))
     for _ in range(400):
         deadline = 10.0 + generator.randrange(kinds) / 100 if generator.random() < 0.8 else None
-        side.connection.send(channel, b"", deadline)
+        side.connection.send(channel, Outgoing(b"", deadline))
     side.connection.ping(lambda: None)
     packets = side.frames()
     assert messages(packets) == [(0, number) for number in range(400)]

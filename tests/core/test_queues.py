@@ -42,7 +42,9 @@ def offer(pair: Pair, payload: bytes) -> Outgoing | None:
         if channel.when_full in ("block", "error"):
             return None
         if channel.when_full == "drop_newest":
-            return connection.outcomes.turn_away(payload, pair.now)
+            message = Outgoing(payload)
+            connection.outcomes.turn_away(message, pair.now)
+            return message
         connection.outcomes.make_room(channel, len(payload), pair.now)
     return pair.client.send("a", payload)
 

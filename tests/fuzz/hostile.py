@@ -16,6 +16,7 @@ from aerogram.core.channel import SendChannel
 from aerogram.core.connection import Connection, State
 from aerogram.core.handshake import decode_peer_parameters
 from aerogram.core.keys import PacketProtection
+from aerogram.core.outgoing import Outgoing
 from aerogram.core.wire import Mode, TransportParameters
 from aerogram.errors import CryptoError, DecodeError, MessageTooLarge
 from tests.fuzz.hosts import (
@@ -163,7 +164,7 @@ class Hostile:
         for _ in range(1 + (step.body[3] % 20 if len(step.body) > 3 else 0)):
             if len(channel.queue) < QUEUE_MESSAGES:
                 with suppress(MessageTooLarge):
-                    self.connection.send(channel, bytes(size), deadline)
+                    self.connection.send(channel, Outgoing(bytes(size), deadline))
         self._note(self.host.turn())
 
     def _let_host_send(self, step: Step) -> None:

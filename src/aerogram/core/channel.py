@@ -85,6 +85,7 @@ class SendChannel:
         "identity",
         "is_plain",
         "is_timed",
+        "is_untimed",
         "lost_pieces",
         "name",
         "newest",
@@ -131,6 +132,8 @@ class SendChannel:
         """The newest message of each key, where newer messages supersede older ones."""
         if spec.delivery.key is not None:
             self.newest = OrderedDict()
+        self.is_untimed = self.newest is None and spec.delivery.deadline_seconds is None
+        """True if its messages have no deadline of their own and none supersedes another."""
         self.is_timed = False
         """True once a message has a deadline, which the peer is told."""
         self.is_plain = self.newest is None

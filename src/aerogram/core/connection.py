@@ -179,53 +179,66 @@ class Connection:
         """A new channel to the peer. Raises `InvalidMessage` beyond the limit."""
         return self._sender.open_channel(spec)
 
-    def send(self, channel: SendChannel, payload: bytes, deadline: float | None = None) -> Outgoing:
-        """Queue a message; `deadline` is a time of the endpoint's clock.
+    def send(self, channel: SendChannel, message: Outgoing) -> None:
+        """Queue a message; its deadline is a time of the endpoint's clock.
 
         Raises `MessageTooLarge` if the peer would not take it. The caller has made sure that the
         channel has room. On a connection that has ended the message is lost at once.
         """
-        sender = self._sender
-        if len(payload) > sender.admitted_bytes:
-            return self._not_queued(payload)
-        message = Outgoing(payload, deadline)
+        size = len(message.payload)
+        if size > self._sender.admitted_bytes:
+            self._turn_away(message)
+            return
+        self._queue(channel, message, channel.queued_bytes + size)
+        if message.deadline is not None:
+            self._sender.expires(channel, message, message.deadline)
+
+    def send_plain(self, channel: SendChannel, message: Outgoing) -> bool:
+        """Queue a message without a deadline if there is room: the hot path of `send`.
+
+        False if it is for `send`, after whatever a full queue asks for; nothing has changed then.
+        """
+        size = len(message.payload)
+        queued_bytes = channel.queued_bytes + size
+        if (
+            queued_bytes > channel.queue_bytes
+            or len(channel.queue) >= channel.queue_messages
+            or size > self._sender.admitted_bytes
+        ):
+            return False
+        self._queue(channel, message, queued_bytes)
+        return True
+
+    def _queue(self, channel: SendChannel, message: Outgoing, queued_bytes: int) -> None:
         channel.queue.append(message)
-        channel.queued_bytes += len(payload)
+        channel.queued_bytes = queued_bytes
         self.stats.messages_sent += 1
-        if deadline is not None:
-            sender.expires(channel, message, deadline)
         if not channel.busy:
-            sender.mark_busy(channel)
+            self._sender.mark_busy(channel)
         if not self.is_dirty:
             self.touch()
-        return message
 
-    def _not_queued(self, payload: bytes) -> Outgoing:
+    def _turn_away(self, message: Outgoing) -> None:
         sender = self._sender
-        if len(payload) > sender.peer_max_record_bytes:
+        size = len(message.payload)
+        if size > sender.peer_max_record_bytes:
             raise MessageTooLarge(
-                f"{len(payload)} bytes; the peer takes {sender.peer_max_record_bytes} at most"
+                f"{size} bytes; the peer takes {sender.peer_max_record_bytes} at most"
             )
         # The connection has ended in this turn, and its user is not told yet.
-        return sender.outcomes.lose(payload, self._last_received_at)
+        sender.outcomes.lose(message, self._last_received_at)
 
     def send_about(
-        self,
-        key: Hashable,
-        channel: SendChannel,
-        payload: bytes,
-        now: float,
-        deadline: float | None = None,
-    ) -> Outgoing:
+        self, key: Hashable, channel: SendChannel, message: Outgoing, now: float
+    ) -> None:
         """Like `send`, on a channel where a message supersedes older ones of the same key.
 
         Raises `TypeError` for a key that cannot be one.
         """
         hash(key)
-        message = self.send(channel, payload, deadline)
+        self.send(channel, message)
         if message.outcome is None:
             self._sender.supersede(channel, key, message, now)
-        return message
 
     @property
     def outcomes(self) -> Outcomes:

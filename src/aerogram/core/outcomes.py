@@ -78,19 +78,15 @@ class Outcomes:
             self._schedule.wake(channel)
             self._drop(message, outcome, now)
 
-    def turn_away(self, payload: bytes, now: float) -> Outgoing:
+    def turn_away(self, message: Outgoing, now: float) -> None:
         """A message for which there is no room is lost at once."""
-        message = Outgoing(payload, None)
         self._stats.messages_sent += 1
         self._drop(message, Outcome.LOST, now)
-        return message
 
-    def lose(self, payload: bytes, now: float) -> Outgoing:
+    def lose(self, message: Outgoing, now: float) -> None:
         """A message that is sent too late, on a connection that has ended."""
-        message = Outgoing(payload, None)
         self._stats.messages_sent += 1
         self._settle(message, Outcome.LOST, now)
-        return message
 
     def _drop(self, message: Outgoing, outcome: Outcome, now: float) -> None:
         message.make_history().reason = QUEUE_FULL

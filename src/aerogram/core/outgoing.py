@@ -1,7 +1,8 @@
 """Messages on their way: what becomes of one, and where a record in fragments stands.
 
-One object is made for every message that is sent, so it holds little. What only repeated or
-otherwise unusual messages need is in their `History`.
+One object is made for every message that is sent, so it holds little, and the user's receipt is
+that same object: `Receipt` derives from `Outgoing`, which is why this file is not compiled. What
+only repeated or otherwise unusual messages need is in their `History`.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ class Outgoing:
         "record",
     )
 
-    def __init__(self, payload: bytes, deadline: float | None) -> None:
+    def __init__(self, payload: bytes, deadline: float | None = None) -> None:
         self.payload = payload
         self.deadline = deadline
+        """A time of the endpoint's clock."""
         self.number = -1
         self.carrier: SentPacket | None = None
         """The packet that carried it last."""

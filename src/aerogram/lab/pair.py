@@ -80,12 +80,15 @@ class Side:
     def send(self, name: str, payload: bytes, deadline: float | None = None) -> Outgoing:
         """Queue a message; `deadline` is a time of the pair's clock."""
         channel = self.channel(name)
+        message = Outgoing(payload, deadline)
         key_of = channel.delivery.key
         if key_of is None:
-            return self.connection.send(channel, payload, deadline)
-        view = self.specs[name].view
-        key = key_of(payload if view is None else view(payload))
-        return self.connection.send_about(key, channel, payload, self.now, deadline)
+            self.connection.send(channel, message)
+        else:
+            view = self.specs[name].view
+            key = key_of(payload if view is None else view(payload))
+            self.connection.send_about(key, channel, message, self.now)
+        return message
 
     def payloads(self, name: str) -> list[Any]:
         """What was handed over on a channel, in order."""

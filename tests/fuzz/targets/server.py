@@ -15,6 +15,7 @@ from aerogram.core import wire
 from aerogram.core.handshake import ClientHandshake
 from aerogram.core.keys import Aead, PacketProtection, mac1
 from aerogram.core.noise import HandshakeState
+from aerogram.core.outgoing import Outgoing
 from aerogram.core.wire import Mode
 from tests.fuzz.bounds import check_nothing_held
 from tests.fuzz.hosts import (
@@ -164,7 +165,7 @@ def genuine_client_gets_in(server: Host, mode: Mode) -> None:
     assert client.opened, "no session for a genuine client"
     [connection] = client.opened
     before = len(server.messages)
-    connection.send(connection.open_channel(SPECS["ordered"]), b"genuine")
+    connection.send(connection.open_channel(SPECS["ordered"]), Outgoing(b"genuine"))
     settle(hosts, [(("genuine", 4), datagram) for datagram in client.turn()])
     assert server.messages[before:] == [b"genuine"]
     client.finish()
