@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
-from aerogram import App, Outcome, Rejected, Request, RequestFailed, Session, connect, serve
+from aerogram import App, Outcome, Rejected, Request, RequestFailed, Session, Stream, connect, serve
 
 
 class Ask(Request[int]):
+    number: int
+
+
+class Watch(Stream[int]):
     number: int
 
 
@@ -80,3 +84,48 @@ async def test_a_reason_for_closing_that_is_no_text_closes() -> None:
         await asyncio.wait_for(peer.wait_closed(), 5)
         assert not isinstance(peer.error, RequestFailed)
         assert "5" in str(peer.error)
+
+
+# -- timeouts
+
+NO_TIMEOUT: list[Any] = [math.nan, math.inf, -math.inf, -1, -0.001, 1e12, "x", True, [1]]
+
+
+@pytest.mark.parametrize("timeout", NO_TIMEOUT)
+async def test_a_timeout_that_is_none_raises_at_once(timeout: Any) -> None:
+    async with serve(app()) as server, connect(server.address) as session:
+        for call in (
+            lambda: session.deliver(1, timeout=timeout),
+            lambda: session.request(Ask(1), timeout=timeout),
+            lambda: session.receive(timeout=timeout),
+            lambda: session.ping(timeout=timeout),
+            lambda: session.clock.synchronised(timeout=timeout),
+            lambda: anext(session.stream(Watch(1), timeout=timeout)),
+        ):
+            before = session.stats.messages_sent
+            with pytest.raises((ValueError, TypeError), match=r"timeout= is .*0 to 1e\+06"):
+                await asyncio.wait_for(call(), 5)
+            assert session.stats.messages_sent == before
+        await session.deliver(1, timeout=5)
+        await session.deliver(1, timeout=None)
+
+
+@pytest.mark.parametrize("timeout", [*NO_TIMEOUT, 0])
+def test_a_handshake_needs_time(timeout: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"timeout= is .*0.001 to 1e\+06"):
+        connect("127.0.0.1", 9, insecure=True, timeout=timeout)
+
+
+@pytest.mark.parametrize("error_bound", [math.nan, -1.0])
+async def test_no_clock_is_as_right_as_that(error_bound: float) -> None:
+    async with serve(app()) as server, connect(server.address) as session:
+        with pytest.raises(ValueError, match="error_bound"):
+            await asyncio.wait_for(session.clock.synchronised(error_bound), 5)
+
+
+@pytest.mark.parametrize("grace", NO_TIMEOUT)
+async def test_a_grace_that_is_none_raises_at_once(grace: Any) -> None:
+    async with serve(app()) as server, connect(server.address) as session:
+        with pytest.raises((ValueError, TypeError), match=r"grace= is .*0 to 1e\+06"):
+            await asyncio.wait_for(session.close(grace=grace), 5)
+        await session.deliver(1, timeout=5)

@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, Protocol, runtime_checkable
 from aerogram.address import ServerAddress, decode_key, parse_server_address
 from aerogram.app import App
 from aerogram.channels import Channels
-from aerogram.config import Config
+from aerogram.config import RANGES, Config
 from aerogram.core.endpoint import Endpoint
 from aerogram.core.handshake import ClientSecurity
 from aerogram.core.keys import Identity
@@ -105,6 +105,7 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
         self._app = app
         self._config = config or Config()
         self._timeout = self._config.handshake_timeout_seconds if timeout is None else timeout
+        RANGES["handshake_timeout_seconds"].check("timeout=", self._timeout)
         self._network = network or SocketNetwork(self._config)
         self._logger = logger or logging.getLogger("aerogram.client")
         self._stack = contextlib.AsyncExitStack()

@@ -6,8 +6,8 @@ clients. Sizes are bytes, times are seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Final, Literal
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, get_args
 
 SMALLEST_DATAGRAM_BYTES: Final = 1200
 """RFC 9000 §14: what every path carries; INIT is padded to it against amplification."""
@@ -21,15 +21,67 @@ MESSAGE_OVERHEAD_BYTES: Final = 32
 MESSAGES_LIMIT: Final = 1 << 62
 """Numbers of messages, packets and channels are RFC 9000 variable-length integers."""
 
+SECONDS_LIMIT: Final = 1e6
+"""Eleven days: whatever is to last longer has a way to say that it never ends."""
+
+SHORTEST_SECONDS: Final = 0.001
+"""Nothing shorter can be told to a peer, or be kept by a timer."""
+
+BYTES_LIMIT: Final = 1 << 40
+"""A tebibyte: more than there is memory for, and far below what the wire can count."""
+
+COUNT_LIMIT: Final = 1 << 24
+"""Of sessions, messages and the like: more than one process can hold."""
+
+Transport = Literal["auto", "batch", "asyncio"]
+"""How packets get to the kernel."""
+
+
+class Range(NamedTuple):
+    """What a number may be. Of integers, only integers are taken."""
+
+    least: float
+    most: float
+    or_zero: bool = False
+    """0 means that it is off, or never."""
+
+    def check(self, name: str, value: object) -> None:
+        """Raise `TypeError` or `ValueError` for what is not in the range, and say what is."""
+        whole = isinstance(self.least, int)
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            kind = "an int" if whole else "a number"
+            raise TypeError(f"{name} is {kind}, {self}, not {value!r}")
+        if not self.least <= value <= self.most and not (self.or_zero and value == 0):
+            raise ValueError(f"{name} is {self}, not {value!r}")
+
+    def __str__(self) -> str:
+        span = f"{_shown(self.least)} to {_shown(self.most)}"
+        return f"0 or {span}" if self.or_zero else span
+
+
+def _shown(limit: float) -> str:
+    return str(limit) if isinstance(limit, int) else f"{limit:g}"
+
+
+TIMEOUT_SECONDS: Final = Range(0.0, SECONDS_LIMIT)
+"""How long a call may be told to wait."""
+
+
+def check_timeout(seconds: object, name: str = "timeout=") -> None:
+    """Raise `TypeError` or `ValueError` for a timeout that is neither None nor seconds."""
+    if seconds is not None:
+        TIMEOUT_SECONDS.check(name, seconds)
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """Limits and times of an endpoint and of each of its sessions.
 
-    Raises `ValueError` for a value out of its range.
+    Raises `ValueError` for a value that is out of its range, or does not go with another one, and
+    `TypeError` for one of another type; both name the field and what it may be.
     """
 
-    transport: Literal["auto", "batch", "asyncio"] = "auto"
+    transport: Transport = "auto"
     """`auto` takes the batched transport where the loop and the kernel offer it."""
 
     datagram_bytes: int = 1200
@@ -86,7 +138,8 @@ class Config:
     """Sessions of an endpoint; further clients are answered as if nobody were there."""
 
     idle_timeout_seconds: float = 30.0
-    """A session ends when nothing authentic came for this long; the lower of both sides rules."""
+    """A session ends when nothing authentic came for this long; the lower of both sides rules
+    (RFC 9000 §10.1). 0 is never."""
 
     keepalive_seconds: float = 15.0
     """A quiet session is pinged this often (RFC 8085 §3.5). 0 turns it off."""
@@ -113,21 +166,52 @@ class Config:
     """Packets that a transport may hold when the kernel takes no more; beyond, they are lost."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, str) and not 0 <= value < 2**53:
-                raise ValueError(f"{field.name} is out of range: {value!r}")
-        if not SMALLEST_DATAGRAM_BYTES <= self.datagram_bytes <= 65507:
-            raise ValueError(f"datagram_bytes must be 1200 to 65507, not {self.datagram_bytes}")
-        if self.max_record_bytes > 1024 * 1024 * 1024:
-            raise ValueError("max_record_bytes is at most 1 GiB")
-        if self.reassembly_bytes_per_session < self.max_record_bytes:
-            raise ValueError("reassembly_bytes_per_session is less than max_record_bytes")
-        if self.reassembly_bytes_per_endpoint < self.max_record_bytes:
-            raise ValueError("reassembly_bytes_per_endpoint is less than max_record_bytes")
-        if self.channel_window_bytes < SMALLEST_WINDOW_BYTES:
-            raise ValueError(f"channel_window_bytes is at least {SMALLEST_WINDOW_BYTES}")
-        if self.congestion_window_bytes < self.datagram_bytes:
-            raise ValueError("congestion_window_bytes is less than datagram_bytes")
-        if self.transport not in ("auto", "batch", "asyncio"):
+        for name, allowed in RANGES.items():
+            allowed.check(name, getattr(self, name))
+        if self.transport not in get_args(Transport):
             raise ValueError(f"transport is 'auto', 'batch' or 'asyncio', not {self.transport!r}")
+        for name, least in _AT_LEAST:
+            value, bound = getattr(self, name), getattr(self, least)
+            if value < bound:
+                raise ValueError(f"{name} is at least {least}, which is {bound}, not {value}")
+
+
+_BYTES: Final = Range(1, BYTES_LIMIT)
+_COUNT: Final = Range(1, COUNT_LIMIT)
+_TIME: Final = Range(SHORTEST_SECONDS, SECONDS_LIMIT)
+
+RANGES: Final[dict[str, Range]] = {
+    "datagram_bytes": Range(SMALLEST_DATAGRAM_BYTES, 65507),
+    "max_record_bytes": Range(1, 1 << 30),
+    "channel_window_bytes": Range(SMALLEST_WINDOW_BYTES, BYTES_LIMIT),
+    "reassembly_bytes_per_session": _BYTES,
+    "reassembly_bytes_per_endpoint": _BYTES,
+    "reassembly_timeout_seconds": _TIME,
+    "send_queue_messages": _COUNT,
+    "send_queue_bytes": _BYTES,
+    "channels_per_session": Range(1, 1 << 16),
+    "congestion_window_bytes": Range(SMALLEST_DATAGRAM_BYTES, BYTES_LIMIT),
+    "initial_rtt_seconds": Range(SHORTEST_SECONDS, 60.0),
+    "max_ack_delay_seconds": Range(0.0, 16.383),  # RFC 9000 §18.2: below 2¹⁴ milliseconds
+    "handshake_timeout_seconds": _TIME,
+    "half_open_limit": _COUNT,
+    "half_open_before_retry": Range(0, COUNT_LIMIT),
+    "sessions_limit": _COUNT,
+    "idle_timeout_seconds": Range(0.01, SECONDS_LIMIT, or_zero=True),
+    "keepalive_seconds": Range(SHORTEST_SECONDS, SECONDS_LIMIT, or_zero=True),
+    "grace_seconds": TIMEOUT_SECONDS,
+    "mailbox_bytes": Range(0, BYTES_LIMIT),
+    "requests_limit": _COUNT,
+    "socket_buffer_bytes": Range(1, (1 << 31) - 1),  # the kernel takes a C int
+    "receive_queue_datagrams": _COUNT,
+    "receive_queue_bytes": _BYTES,
+    "transport_buffer_bytes": Range(0, BYTES_LIMIT),
+}
+"""What each number may be."""
+
+_AT_LEAST: Final = (
+    ("reassembly_bytes_per_session", "max_record_bytes"),
+    ("reassembly_bytes_per_endpoint", "max_record_bytes"),
+    ("congestion_window_bytes", "datagram_bytes"),
+)
+"""Fields that would not work if they were lower than another."""

@@ -6,6 +6,8 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
+from aerogram.config import check_timeout
+
 if TYPE_CHECKING:
     from aerogram.core.connection import Connection
     from aerogram.errors import SessionClosed
@@ -24,6 +26,7 @@ class Pings:
 
     async def ping(self, timeout: float | None) -> float:
         """Send one and wait; return the seconds it took. Raises `TimeoutError`."""
+        check_timeout(timeout)
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         started = self._shell.time()
         self._waiting.add(answered)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from aerogram import messages as codec
 from aerogram.answering import ANSWERS
+from aerogram.config import check_timeout
 from aerogram.core.channel import Outcome
 from aerogram.core.events import RefuseCode
 from aerogram.errors import DecodeError, RequestFailed, RequestTimeout, SessionClosed
@@ -94,6 +95,9 @@ class Requests:
         idempotency_key: bytes | None,
     ) -> Any:
         """Send a request and wait for what became of it; see `Session.request`."""
+        check_timeout(timeout)
+        if retries < 0:
+            raise ValueError(f"retries is at least 0, not {retries}")
         self._check_limit()
         identity = self._new_identity()
         repeat_key = b"" if retries and idempotency_key is None else idempotency_key
@@ -149,6 +153,9 @@ class Requests:
         self, request: Any, channel: SendChannel, timeout: float | None, window: int
     ) -> AsyncGenerator[Any]:
         """Iterate over the items of a stream; see `Session.stream`."""
+        check_timeout(timeout)
+        if window < 1:
+            raise ValueError(f"window is at least 1, not {window}")
         identity = self._new_identity()
         payload = codec.encode_stream(identity, request, window)
         incoming = Incoming(_kind_of(request), window)

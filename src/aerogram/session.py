@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from aerogram import messages as codec
 from aerogram.answering import ANSWERS, Answering
+from aerogram.config import check_timeout
 from aerogram.core.budget import Budget
 from aerogram.core.channel import Outcome
 from aerogram.core.events import RefuseCode
@@ -262,6 +263,7 @@ class Session(Generic[StateT]):
         Raises `DeliveryFailed` with the outcome if it ends otherwise, `DeliveryTimeout` after
         `timeout` seconds, and what `send` raises.
         """
+        check_timeout(timeout)
         try:
             async with asyncio.timeout(timeout):
                 receipt = await self.send(message, via=via, deadline=deadline, progress=progress)
@@ -299,8 +301,6 @@ class Session(Generic[StateT]):
         Raises `Rejected` if the peer's handler refused, `RequestFailed` if it raised or there is
         none, `RequestTimeout` after `timeout` seconds, and what `send` raises.
         """
-        if retries < 0:
-            raise ValueError(f"retries is at least 0, not {retries}")
         channel = self.outbox.channel_for(type(request), via)
         answer: AnswerT = await self.requests.ask(
             request, channel, timeout, retries, checked_key(idempotency_key)
@@ -326,8 +326,6 @@ class Session(Generic[StateT]):
         longer than `timeout` seconds, and what `send` raises, such as `SessionClosed`.
         Raises `ValueError` for a `window` below 1, and `InvalidMessage`.
         """
-        if window < 1:
-            raise ValueError(f"window is at least 1, not {window}")
         channel = self.outbox.channel_for(type(request), via)
         return self.requests.stream(request, channel, timeout, window)
 
@@ -369,6 +367,7 @@ class Session(Generic[StateT]):
         Others stay for later. Raises `SessionClosed` once the session has ended and nothing is
         left, `TimeoutError` after `timeout` seconds, `DecodeError` for one that does not decode.
         """
+        check_timeout(timeout)
         return await self._inbox.receive(kind, timeout)
 
     def __aiter__(self) -> Session[StateT]:
@@ -442,6 +441,7 @@ class Session(Generic[StateT]):
         """
         if code != 0 and not 256 <= code < 1 << 62:
             raise ValueError(f"code is 0, or 256 and up, not {code}")
+        check_timeout(grace, "grace=")
         await self._drain(self.config.grace_seconds if grace is None else grace)
         self.cut(reason, code=code)
         if not self._life.is_handling:

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from aerogram.config import check_timeout
 from aerogram.core.clock import ClockFilter, Timeline
 
 if TYPE_CHECKING:
@@ -98,8 +99,12 @@ class SessionClock:
         """Wait until the shared time is known to within `error_bound` seconds.
 
         Raises `TimeoutError` after `timeout` seconds, as for a bound that the path does not allow:
-        no bound is tighter than half the quickest round trip.
+        no bound is tighter than half the quickest round trip. Raises `ValueError` for a bound that
+        is none.
         """
+        check_timeout(timeout)
+        if not error_bound >= 0:  # written so that it refuses nan too
+            raise ValueError(f"error_bound is at least 0 seconds, not {error_bound!r}")
         async with asyncio.timeout(timeout):
             while not self.is_synchronised or self.error_bound > error_bound:  # noqa: ASYNC110
                 await asyncio.sleep(POLL_SECONDS)  # the bound moves with time, not with an event
