@@ -108,6 +108,21 @@ async def test_what_is_not_bytes_raises_at_the_caller(kind: Kind) -> None:
 
 
 @EVERY_TRANSPORT
+async def test_a_view_of_any_form_is_sent_as_its_bytes(kind: Kind) -> None:
+    async with opened(kind=kind) as endpoint, opened() as witness:
+        every_second, words = memoryview(b"a-b-c-")[::2], memoryview(bytes(range(8))).cast("I")
+        for view in (every_second, words):
+            await endpoint.send(view, witness.local_address)
+            await endpoint.send_many(view, [witness.local_address])
+            await endpoint.send_run([view, view], witness.local_address)
+        expected = [b"abc"] * 4 + [bytes(range(8))] * 4
+        assert await take(witness, 8) == expected
+        assert endpoint.stats.sent_bytes == sum(map(len, expected))
+        await endpoint.send(b"it goes on", endpoint.local_address)
+        assert await take(endpoint, 1) == [b"it goes on"]
+
+
+@EVERY_TRANSPORT
 async def test_a_record_that_no_datagram_holds_raises_at_the_caller(kind: Kind) -> None:
     async with opened(kind=kind) as endpoint, opened() as witness:
         with pytest.raises(MessageTooLarge):
@@ -290,6 +305,17 @@ async def test_the_caller_of_await_closes() -> None:
     await endpoint.close()
 
 
+async def test_one_call_opens_one_endpoint_at_a_time() -> None:
+    opening = open_endpoint(HOST)
+    async with opening as endpoint:
+        with pytest.raises(RuntimeError, match="open"):
+            await opening.__aenter__()
+        await endpoint.send(b"unharmed", endpoint.local_address)
+        assert await take(endpoint, 1) == [b"unharmed"]
+    async with opening as again:
+        assert again is not endpoint
+
+
 @EVERY_TRANSPORT
 async def test_a_port_is_shared_only_when_asked(kind: Kind) -> None:
     async with opened(kind=kind) as first:
@@ -326,6 +352,8 @@ async def test_arguments_that_exclude_each_other_are_refused() -> None:
         pytest.raises(InvalidAddress, match="datagram"),
     ):
         open_endpoint(socket=stream)
+    with pytest.raises(InvalidAddress, match="datagram"):
+        open_endpoint(socket=5)  # type: ignore[arg-type]
     for host, port in ((HOST, 70000), (HOST, -1), ("a host", 1), (5, 1)):
         with pytest.raises(InvalidAddress):
             open_endpoint(host, port)  # type: ignore[arg-type]

@@ -88,6 +88,10 @@ async def test_a_ttl_or_tos_out_of_range_raises_at_the_caller() -> None:
         for tos in (-1, 256, 1.5):
             with pytest.raises(ValueError, match="tos"):
                 await endpoint.send(b"x", (HOST, 9), tos=tos)
+        with pytest.raises(InvalidAddress, match="interface"):
+            await endpoint.send(b"x", (HOST, 9), interface=1.5)
+        with pytest.raises(TypeError, match="colour"):
+            await endpoint.send(b"x", (HOST, 9), colour="red")
         assert endpoint.stats.sent == 0
 
 

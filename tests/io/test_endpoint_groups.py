@@ -106,6 +106,8 @@ async def test_ttl_and_loop_of_groups_are_set() -> None:
         for ttl in (-1, 256, True):
             with pytest.raises(ValueError, match="ttl"):
                 sender.set_multicast(ttl=ttl)
+        with pytest.raises(ValueError, match="loop"):
+            sender.set_multicast(loop="no")  # type: ignore[arg-type]
 
 
 @LINUX

@@ -13,6 +13,7 @@ from aerogram.io.interfaces import Interface, InterfaceAddress, interfaces
 from tests.io.endpoints import (
     EVERY_TRANSPORT,
     HOST,
+    IPV6,
     LINUX,
     PATIENCE,
     Kind,
@@ -317,3 +318,10 @@ async def test_broadcast_needs_an_interface_that_can() -> None:
         for unknown in ("nonesuch0", 999_999, "203.0.113.77"):
             with pytest.raises(InvalidAddress, match="interface"):
                 await endpoint.broadcast(b"x", 9, interface=unknown)
+
+
+@IPV6
+async def test_an_endpoint_without_ipv4_has_no_broadcast() -> None:
+    async with opened("::1") as endpoint:
+        with pytest.raises(InvalidAddress, match="IPv4"):
+            await endpoint.broadcast(b"x", 9)

@@ -175,8 +175,9 @@ class DatagramEndpoint:
         other. An empty one is sent, but not by the fall-back transport.
 
         Raises `InvalidAddress`, `InvalidMessage` for what is not bytes, `MessageTooLarge`,
-        `ValueError` for a ttl or tos out of range, or the system's `OSError`: no route, EOPNOTSUPP
-        for options on another transport than the batched one.
+        `ValueError` for a ttl or tos out of range, `TypeError` for an unknown option, or the
+        system's `OSError`: no route, EOPNOTSUPP for options on another transport than the batched
+        one.
         """
         target = self._book.for_socket(address)
         control = self._control(target, options) if options else None
@@ -255,10 +256,12 @@ class DatagramEndpoint:
     ) -> FanOut:
         """Send one datagram to the broadcast address of each interface, or of `interface` only.
 
-        The outcome has one entry for each broadcast address. IPv4 only. Raises `InvalidAddress`
-        where there is no such interface, or none that can broadcast.
+        The outcome has one entry for each broadcast address. Raises `InvalidAddress` where there is
+        no such interface, or none that can broadcast, and for an endpoint without IPv4.
         """
         sock = self._open_link().sock
+        if sock is not None and not multicast.carries(sock, 4):
+            raise InvalidAddress("only IPv4 has broadcast addresses")
         if sock is None:
             multicast.allow_broadcast(self._link.transport)
             return await self._sender.send_many(data, [(LIMITED_BROADCAST, port)], None, None)
@@ -283,19 +286,24 @@ class DatagramEndpoint:
 
     def _control(self, target: Any, options: SendOptions) -> ControlList:
         """Return the control messages for one send."""
+        if not options.keys() <= SendOptions.__optional_keys__:
+            unknown = sorted(options.keys() - SendOptions.__optional_keys__)
+            raise TypeError(f"a datagram has no option {', '.join(unknown)}")
         if self._workings.family not in IP_FAMILIES:
             raise OSError(errno.EOPNOTSUPP, "only IP has source, interface, TTL and TOS")
         if not self._link.knows_details:
             raise OSError(errno.EOPNOTSUPP, "this transport cannot set source, TTL or TOS")
-        source, interface = options.get("source"), options.get("interface")
-        if source is None and interface is not None:
+        source, interface = options.get("source"), options.get("interface") or 0
+        if not isinstance(interface, str | int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidAddress(f"no such interface: {interface!r}")
+        if source is None and interface:
             source = self._bound_ipv4  # IP_PKTINFO would else replace it by any other
         return ancillary.sending_control(
             self._workings.family,
             to_ipv4=is_ipv4(target[0]),
             source=None if source is None else checked_source(source),
             # A number goes as it is: to look it up costs as much as the send.
-            interface=interface_index(interface) if isinstance(interface, str) else interface or 0,
+            interface=interface_index(interface) if isinstance(interface, str) else interface,
             ttl=options.get("ttl"),
             tos=options.get("tos"),
         )
@@ -359,7 +367,8 @@ class DatagramEndpoint:
         multicast.set_outgoing(link.sock, interface=interface, ttl=ttl, loop=loop)
 
     def _open_link(self) -> Link:
-        if self._closed:
+        sock = self._link.sock
+        if self._closed or (sock is not None and sock.fileno() < 0):
             raise EndpointClosed("the endpoint is closed")
         return self._link
 

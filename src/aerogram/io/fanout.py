@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from aerogram.errors import InvalidAddress
 from aerogram.io.ancillary import ControlList, segment_control
-from aerogram.io.links import Link, Payload, Workings, send_refused
+from aerogram.io.links import Link, Payload, Workings, checked_payload, send_refused
 from aerogram.io.sockets import LARGEST_PAYLOAD_BYTES
 
 HOLD_SECONDS: Final = 0.002
@@ -183,6 +183,7 @@ class Sender:
         self, datagrams: Sequence[Payload], target: Any, control: ControlList | None
     ) -> None:
         """Send datagrams of equal size, of which the last may be shorter, to one address."""
+        datagrams = [checked_payload(datagram) for datagram in datagrams]
         check_run(datagrams)
         in_runs = self._link.sends_runs and bool(datagrams) and bool(datagrams[0])
         done = writes = 0

@@ -117,10 +117,14 @@ def send_refused(error: OSError, size: int, stats: DatagramStats) -> Exception:
     return error
 
 
-def check_payload(data: object) -> None:
-    """Raise `InvalidMessage` for what cannot be sent."""
-    if not isinstance(data, bytes | bytearray | memoryview):
+def checked_payload(data: Payload) -> Payload:
+    """Return `data` in one piece, of single bytes. Raises `InvalidMessage` for what is no bytes."""
+    if isinstance(data, bytes | bytearray):
+        return data
+    if not isinstance(data, memoryview):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise not_bytes(data)
+    # One with gaps, or of larger items, is no buffer to a socket, or its length not in bytes.
+    return data.tobytes()
 
 
 def not_bytes(data: object) -> InvalidMessage:

@@ -192,7 +192,7 @@ def check_group(sock: socket.socket | None, group: object, source: object) -> No
         raise InvalidAddress(f"not a multicast group: {group!r}") from error
     if not address.is_multicast:
         raise InvalidAddress(f"not a multicast group: {group!r}")
-    if sock is not None and not _carries(sock, address.version):
+    if sock is not None and not carries(sock, address.version):
         raise InvalidAddress(f"this socket does not carry IPv{address.version}: {group!r}")
     if source is None:
         return
@@ -212,15 +212,17 @@ def set_outgoing(
     loop: bool | None,
 ) -> None:
     """Set how this socket sends to groups; None leaves a setting as it is."""
-    if ttl is not None and (isinstance(ttl, bool) or not 0 <= ttl <= TTL_LIMIT):
+    if ttl is not None and (type(ttl) is not int or not 0 <= ttl <= TTL_LIMIT):
         raise ValueError(f"ttl is 0 to {TTL_LIMIT}, not {ttl!r}")
+    if loop is not None and not isinstance(loop, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"loop is True or False, not {loop!r}")
     index = None if interface is None else interface_index(interface)
-    if _carries(sock, 4):
+    if carries(sock, 4):
         ip_index = None if index is None else struct.pack("@4s4si", b"", b"", index)
         _set(sock, socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
         _set(sock, socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, loop)
         _set(sock, socket.IPPROTO_IP, socket.IP_MULTICAST_IF, ip_index)
-    if _carries(sock, 6):
+    if carries(sock, 6):
         _set(sock, socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ttl)
         _set(sock, socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, loop)
         _set(sock, socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
@@ -231,7 +233,7 @@ def _set(sock: socket.socket, level: int, option: int, value: int | bytes | None
         sock.setsockopt(level, option, value)
 
 
-def _carries(sock: socket.socket, version: int) -> bool:
+def carries(sock: socket.socket, version: int) -> bool:
     """Whether a socket sends and receives this version of IP."""
     if sock.family == socket.AF_INET:
         return version == 4

@@ -84,7 +84,7 @@ class open_endpoint:  # noqa: N801  used as a function: `async with open_endpoin
             raise ValueError("a network makes its own sockets")
         if overflow not in OVERFLOWS:
             raise ValueError(f"overflow is one of {', '.join(OVERFLOWS)}, not {overflow!r}")
-        if socket is not None and socket.type != sockets.SOCK_DGRAM:
+        if socket is not None and getattr(socket, "type", None) != sockets.SOCK_DGRAM:
             raise InvalidAddress("not a datagram socket")
         checked_address(ANY_IPV4 if host is None else host, port, to_bind=True)
         self._host = ANY_IPV4 if host is None else host
@@ -108,12 +108,17 @@ class open_endpoint:  # noqa: N801  used as a function: `async with open_endpoin
         return self._open().__await__()
 
     async def __aenter__(self) -> DatagramEndpoint:
+        if self._endpoint is not None:
+            raise RuntimeError("this endpoint is open: call open_endpoint for another")
         self._endpoint = await self._open()
         return self._endpoint
 
     async def __aexit__(self, *exception: object) -> None:
         assert self._endpoint is not None
-        await self._endpoint.close()
+        try:
+            await self._endpoint.close()
+        finally:
+            self._endpoint = None
 
     async def _open(self) -> DatagramEndpoint:
         if self._network is not None:

@@ -24,7 +24,7 @@ from aerogram.io.links import (
     IP_FAMILIES,
     Payload,
     Workings,
-    check_payload,
+    checked_payload,
     not_bytes,
 )
 from aerogram.io.readers import make_reader
@@ -161,21 +161,23 @@ class SocketLink:
         """As `Link.transmit`."""
         try:
             if control is None:
-                self._socket.sendto(data, target)
+                size = self._socket.sendto(data, target)
             else:
-                self._socket.sendmsg((data,), control, 0, target)
+                size = self._socket.sendmsg((data,), control, 0, target)
         except OSError as error:
             return self.try_again(error, data, target, control, count)
+        except BufferError:
+            return self.transmit(checked_payload(data), target, control, count)
         except TypeError as error:
             raise not_bytes(data) from error
-        self._count_sent(count, len(data))
+        self._count_sent(count, size)
         return True
 
     def transmit_each(
         self, data: Payload, targets: Iterable[Any], control: ControlList | None
     ) -> tuple[int, OSError | None]:
         """As `Link.transmit_each`."""
-        check_payload(data)
+        data = checked_payload(data)
         sent, failure = 0, None
         try:
             if control is None:
@@ -205,11 +207,11 @@ class SocketLink:
         if error.errno in _FROM_EARLIER:
             self._fetch_reports()
             try:
-                self._socket.sendmsg((data,), control or (), 0, target)
+                size = self._socket.sendmsg((data,), control or (), 0, target)
             except OSError as second:
                 error = second
             else:
-                self._count_sent(count, len(data))
+                self._count_sent(count, size)
                 return True
         number = error.errno
         if number in _NO_ROOM:

@@ -17,7 +17,7 @@ from typing import Any
 from aerogram.errors import EndpointClosed, InvalidMessage
 from aerogram.io.ancillary import ControlList
 from aerogram.io.datagram import Clocks, Datagram, DatagramStats
-from aerogram.io.links import FULL_WAIT_SECONDS, IP_FAMILIES, Payload, Workings, check_payload
+from aerogram.io.links import FULL_WAIT_SECONDS, IP_FAMILIES, Payload, Workings, checked_payload
 from aerogram.io.readers import DATAGRAM_BYTES_LIMIT
 from aerogram.io.sockets import LARGEST_PAYLOAD_BYTES, Address
 
@@ -71,7 +71,7 @@ class TransportLink(asyncio.DatagramProtocol):
     ) -> bool:
         """As `Link.transmit`. An empty datagram is refused: some loops do not send it."""
         assert control is None, "it knows no details"
-        check_payload(data)
+        data = checked_payload(data)
         if not data:
             raise InvalidMessage("this transport cannot send an empty datagram")
         if self.transport is None or self.transport.is_closing():
