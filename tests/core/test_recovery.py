@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import pytest
 
@@ -61,3 +62,23 @@ def test_what_was_never_sent_cannot_be_acknowledged() -> None:
     with pytest.raises(DecodeError):
         recovery.acknowledged([(0, 3)], 0.0, 3, 2.0)
     assert len(recovery.sent) == 3
+
+
+def test_tables_give_their_memory_back_once_nothing_is_in_flight() -> None:
+    count = 5000
+    recovery = recovery_with([*range(count)])
+    recovery.sent = dict(recovery.sent)
+    for number in range(1, count, 2):
+        recovery.acknowledged([(number, number)], 0.0, count, 1.0)
+    recovery.detect_lost(2.0)
+    assert sys.getsizeof(recovery.doubtful) > 10_000
+    recovery.end_doubts(10.0)
+    assert not recovery.sent
+    assert sys.getsizeof(recovery.doubtful) == sys.getsizeof({})
+    recovery.acknowledged([(count, count)], 0.0, count + 1, 10.0)
+    for number in range(count, 3 * count):
+        packet = SentPacket(number, 11.0)
+        recovery.packet_sent(packet)
+    assert sys.getsizeof(recovery.sent) > 100_000
+    recovery.acknowledged([(count, 3 * count - 1)], 0.0, 3 * count, 12.0)
+    assert sys.getsizeof(recovery.sent) == sys.getsizeof({})

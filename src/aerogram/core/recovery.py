@@ -35,6 +35,8 @@ DOUBTFUL_LIMIT: Final = 1024
 """Packets declared lost of which it is remembered what they carried."""
 FORGETTING: Final = 32
 """Each packet that is lost for certain takes this part of what both thresholds were raised by."""
+PACKETS_KEPT_ROOM_FOR: Final = 1024
+"""A table that held more packets in flight gives its memory back once it is empty."""
 LONGEST_PTO_SECONDS: Final = 2.0
 """Backing off beyond this makes a link that heals look dead for as long again."""
 
@@ -123,6 +125,7 @@ class Recovery:
 
     __slots__ = (
         "_answered_at",
+        "_most",
         "_packet_threshold",
         "_time_threshold",
         "bytes_in_flight",
@@ -143,6 +146,8 @@ class Recovery:
         self.rtt = Rtt(initial_rtt_seconds)
         self.max_ack_delay = max_ack_delay_seconds
         self.sent: dict[int, SentPacket] = {}
+        self._most = 0
+        """About the most packets that were in flight since there were none."""
         self.bytes_in_flight = 0
         self.delivered_bytes = 0
         self.delivery_rate = 0.0
@@ -182,6 +187,7 @@ class Recovery:
         newly: list[SentPacket] = []
         sent = self.sent
         if sent:
+            self._most = max(self._most, len(sent))
             for number in _claimed(sent, ranges):
                 packet = sent.pop(number, None)
                 if packet is not None:
@@ -196,6 +202,9 @@ class Recovery:
             self._sample(newly, largest, ack_delay, now)
         self.pto_count = 0
         self._answered_at = now
+        if not sent and self._most > PACKETS_KEPT_ROOM_FOR:
+            self._most = 0
+            sent.clear()  # a dictionary keeps its table, however few are left in it
         return newly
 
     @property
@@ -286,6 +295,8 @@ class Recovery:
             raised = self._packet_threshold - PACKET_THRESHOLD
             self._packet_threshold -= -(-raised // FORGETTING)
             self._time_threshold -= (self._time_threshold - TIME_THRESHOLD) / FORGETTING
+        if ended and not self.doubtful:
+            self.doubtful.clear()  # gives its table back
         return ended
 
     def _doubt_seconds(self) -> float:
