@@ -68,9 +68,9 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
     `address` is a `server.address`, a service that was discovered, or a host with `port`. The
     server is recognised by the key in the address or `server_key` (32 bytes, or its text), by
     `psk`, or not at all with `insecure=True`: plain text, refused off loopback unless it is
-    "anywhere". `app` has the handlers of this side; without one, messages wait for
-    `session.receive()`. `timeout` bounds the handshake in seconds (default:
-    `config.handshake_timeout_seconds`).
+    "anywhere". `app` has the handlers of this side; without one, all messages wait for
+    `session.receive()`, and with one those that are asked for there and have no handler. `timeout`
+    bounds the handshake in seconds (default: `config.handshake_timeout_seconds`).
 
     Raises `ServerIdentityRequired`, `InvalidAddress`, `InsecureRefused`; on entering
     `HandshakeTimeout` (a `ConnectFailed` and `TimeoutError`), or `OSError` for an unknown name.

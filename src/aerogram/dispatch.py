@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 from aerogram import messages as codec
 from aerogram.config import MESSAGE_OVERHEAD_BYTES
+from aerogram.core.events import RefuseCode
 from aerogram.errors import DecodeError
 from aerogram.jobs import Job, failed, perform
 from aerogram.lanes import MESSAGES_PER_TURN, Lane
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from aerogram.core.channel import ReceiveChannel, Run
     from aerogram.routes import Route, RouteTable
     from aerogram.session import Session
+
+    Sieve = Callable[[ReceiveChannel, list[Run]], list[Run]]
+    """Takes some of the messages of a channel, and returns the rest."""
 
 
 class Mailbox:
@@ -38,6 +42,8 @@ class Mailbox:
         "_queue",
         "_rest",
         "_routes",
+        "_run",
+        "_run_cost",
         "_run_size",
         "_session",
         "_worker",
@@ -52,8 +58,12 @@ class Mailbox:
         self._queue: deque[Run] = deque()
         self._cost = 0
         self._worker: asyncio.Task[None] | None = None
+        self._run: Run = (0, [], 0)
+        """The run that is being handled, as it came."""
         self._run_size = 0
-        """Messages of the run that is being handled."""
+        """Messages of it that are to be handled here."""
+        self._run_cost = 0
+        """What they count for in flow control, without those that went into a lane."""
         self._rest: Iterator[Any] = iter(())
         """Those of them that have not begun."""
         self._ended = 0
@@ -89,6 +99,15 @@ class Mailbox:
         if self._worker is None and self._queue and self._session.ready:
             self._worker = asyncio.get_running_loop().create_task(self._work())
 
+    def sift(self, sieve: Sieve) -> None:
+        """Let `sieve` take what it wants of what has not begun; the rest goes on to wait."""
+        self._put_back_rest()
+        waiting = [*self._queue]
+        self._queue.clear()
+        rest = sieve(self._channel, waiting)
+        self._queue.extend(rest)
+        self._cost += _total(rest) - _total(waiting)
+
     def cancel(self) -> None:
         """Cancel the handler that runs, and drop what waits."""
         if self._worker is not None:
@@ -114,17 +133,18 @@ class Mailbox:
         handled = 0
         try:
             while queue:
-                number, run, cost = queue.popleft()
+                number, run, cost = self._run = queue.popleft()
                 self._cost -= cost
+                self._run_cost = cost
                 self._run_size = len(run)
                 self._rest = iter(run)
                 if channel.deadlines or channel.view is not None:
-                    cost -= await self._handle_each(number, run, cost)
+                    await self._handle_each(number, run, cost)
                 else:
-                    cost -= await self._handle(number, run, cost)
+                    await self._handle(number, run, cost)
                 handled += self._run_size
                 self._run_done()
-                session.consumed(channel, cost)
+                session.consumed(channel, self._run_cost)
                 if handled >= MESSAGES_PER_TURN:
                     handled = 0
                     await asyncio.sleep(0)
@@ -148,46 +168,50 @@ class Mailbox:
         """The number of the message that is being handled, or -1."""
         return first + self._run_size - 1 - length_hint(self._rest) if first >= 0 else -1
 
-    async def _handle(self, first: int, run: list[Any], cost: int) -> int:
-        """One message after the other: the hot loop of receiving.
+    def _put_back_rest(self) -> None:
+        """Let what has not begun of the run wait again; it ends with the message that has."""
+        rest = [*self._rest]
+        if not rest:
+            return
+        first, run, cost = self._run
+        number = first + len(run) - len(rest) if first >= 0 else -1
+        own = sum([cost_of(payload, run, cost) for payload in rest])
+        self._queue.appendleft((number, rest, own))
+        self._cost += own
+        self._run_cost -= own
+        self._run_size -= len(rest)
 
-        Returns the cost of those that went into a lane.
-        """
+    async def _handle(self, first: int, run: list[Any], cost: int) -> None:
+        """One message after the other: the hot loop of receiving."""
         session, routes, routing_key = self._session, self._routes.in_line, codec.routing_key
-        deferred = 0
         for payload in self._rest:
             try:
                 route = routes.get(payload[0]) or routes.get(routing_key(payload))
                 if route is None:
-                    deferred += await self._handle_one(first, payload, _cost_of(payload, run, cost))
+                    await self._handle_one(first, payload, cost_of(payload, run, cost))
                     continue
                 await route.call(session, route.decode(payload))
             except (Exception, asyncio.CancelledError) as error:  # where handlers' errors end
                 self._failed(first, payload, error)
-        return deferred
 
-    async def _handle_each(self, first: int, run: list[Any], cost: int) -> int:
+    async def _handle_each(self, first: int, run: list[Any], cost: int) -> None:
         """As `_handle`, where messages have deadlines or an ordering has looked into them."""
-        deferred = 0
         for payload in self._rest:
             try:
-                deferred += await self._handle_one(first, payload, _cost_of(payload, run, cost))
+                await self._handle_one(first, payload, cost_of(payload, run, cost))
             except (Exception, asyncio.CancelledError) as error:
                 self._failed(first, payload, error)
-        return deferred
 
-    async def _handle_one(self, first: int, payload: Any, cost: int) -> int:
-        """A message that needs a closer look; return its cost if it goes into a lane.
-
-        Raises what a decoder raises, and a `key=`.
-        """
+    async def _handle_one(self, first: int, payload: Any, cost: int) -> None:
+        """A message that needs a closer look. Raises what a decoder raises, and a `key=`."""
         session, channel, number = self._session, self._channel, self._number(first)
         deadline = channel.deadlines.pop(number, None) if number >= 0 else None
         route, message = self._routed(payload)
         if route is None:
-            session.refuse_unknown(channel, number, payload)
+            reason = f"no handler takes {self._described(payload)}"
+            session.refuse(channel, number, RefuseCode.UNKNOWN_TAG, reason)
             self._ended += 1
-            return 0
+            return
         question = message if isinstance(message, codec.Question) else None
         if question is not None:
             route, message = await session.answering.resolve(question)
@@ -195,10 +219,10 @@ class Mailbox:
         if not route.leaves_order:
             await perform(session, job)
             self._ended += 1
-            return 0
+            return
         self._boxes.lane(route).put(job)
+        self._run_cost -= cost
         self._ended += 1
-        return cost
 
     def _routed(self, payload: Any) -> tuple[Route | None, Any]:
         """The route of a message, and what is decoded of it."""
@@ -218,17 +242,24 @@ class Mailbox:
 
     def _name(self, payload: Any) -> str:
         """What the log calls the handler of a message."""
-        if self._channel.view is not None:
-            return type(payload).__name__
-        route = self._routes.by_key.get(codec.routing_key(payload))
-        return route.name if route is not None else codec.describe(payload)
+        is_decoded = self._channel.view is not None
+        route = None if is_decoded else self._routes.by_key.get(codec.routing_key(payload))
+        return route.name if route is not None else self._described(payload)
+
+    def _described(self, payload: Any) -> str:
+        is_decoded = self._channel.view is not None
+        return type(payload).__name__ if is_decoded else codec.describe(payload)
 
 
-def _cost_of(payload: Any, run: list[Any], cost: int) -> int:
+def cost_of(payload: Any, run: list[Any], cost: int) -> int:
     """What one message of a run counts for in flow control."""
     if len(run) == 1 or not isinstance(payload, bytes):
         return cost // len(run)
     return len(payload) + MESSAGE_OVERHEAD_BYTES
+
+
+def _total(runs: list[Run]) -> int:
+    return sum([cost for _, _, cost in runs])
 
 
 class Mailboxes:
@@ -259,6 +290,11 @@ class Mailboxes:
         """The session is ready: handlers may run."""
         for mailbox in self._by_channel.values():
             mailbox.start()
+
+    def sift(self, sieve: Sieve) -> None:
+        """Let `sieve` take what it wants of what no handler has begun."""
+        for mailbox in self._by_channel.values():
+            mailbox.sift(sieve)
 
     def cancel(self) -> None:
         """Cancel the handlers that run, and drop what waits."""

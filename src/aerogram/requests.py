@@ -142,8 +142,7 @@ class Requests:
                 name = asked.kind.__name__
                 raise RequestTimeout(f"{name} was not answered within {timeout} s") from None
         except NotDelivered:
-            session.look()  # if the session has ended just now, say why
-            session.raise_if_closed()
+            session.raise_if_closed()  # that says why
             raise
         return asked.answer()
 
@@ -184,8 +183,7 @@ class Requests:
                 if limit is not None:
                     await session.outbox.send_own(answers, codec.encode_more(identity, limit))
         except NotDelivered:
-            session.look()  # if the session has ended just now, say why
-            session.raise_if_closed()
+            session.raise_if_closed()  # that says why
             raise
         finally:
             del self._streams[identity]

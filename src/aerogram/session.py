@@ -82,7 +82,7 @@ class Session(Generic[StateT]):
         self.outbox = Outbox(shell, connection, channels)
         self._mailboxes = Mailboxes(self)
         self._life = Lifecycle(self, shell, self._mailboxes)
-        self._inbox = Inbox(self)
+        self._inbox = Inbox(self, self._mailboxes)
         self._groups: dict[Group[Any], None] = {}
         self.requests = Requests(self)
         self.answering = Answering(self)
@@ -364,8 +364,14 @@ class Session(Generic[StateT]):
     async def receive(self, kind: type[Any] | None = None, *, timeout: float | None = None) -> Any:
         """The next message for which there is no handler; with `kind`, the next of that type.
 
-        Others stay for later. Raises `SessionClosed` once the session has ended and nothing is
-        left, `TimeoutError` after `timeout` seconds, `DecodeError` for one that does not decode.
+        Others stay for later, and slow their sender down as a handler does that lags. A session
+        without an app keeps all that comes. One with an app refuses what has no handler until it is
+        asked for: it keeps messages of a type from the first `receive` of that type on, and all
+        from the first without `kind`. A handler may call it too, and `on_open`.
+
+        Raises `SessionClosed` once the session has ended and nothing is left, `TimeoutError` after
+        `timeout` seconds, `DecodeError` for one that does not decode; at once `RuntimeError` for a
+        type that has a handler, `TypeError` for a request, `InvalidMessage` for what is no type.
         """
         check_timeout(timeout)
         return await self._inbox.receive(kind, timeout)
@@ -392,7 +398,8 @@ class Session(Generic[StateT]):
         elif self.app is None:
             self._inbox.put(channel, runs)
         else:
-            self._mailboxes.put(channel, runs)
+            rest = self._inbox.sort(channel, runs) if self._inbox.reads else runs
+            self._mailboxes.put(channel, rest)
 
     # -- what dispatch needs
 
@@ -410,26 +417,15 @@ class Session(Generic[StateT]):
             self.connection.refuse(channel, number, code, reason)
             self._shell.schedule_flush()
 
-    def refuse_unknown(self, channel: ReceiveChannel, number: int, payload: object) -> None:
-        """A message arrived for which there is no handler."""
-        if isinstance(payload, bytes):
-            reason = f"no handler takes {codec.describe(payload)}"
-        else:
-            reason = f"no handler takes {type(payload).__name__}"
-        self.refuse(channel, number, RefuseCode.UNKNOWN_TAG, reason)
-
     def handler_failed(self, name: str, error: BaseException) -> None:
         """A handler raised: log it; the session lives."""
         self._shell.log_handler_error(self, name, error)
 
     def raise_if_closed(self) -> None:
-        """Raise why the session has ended, if it has."""
+        """Raise why the session has ended, if it has, and be it in this turn of the loop."""
+        self._shell.poll()
         if self._error is not None:
             raise self._error
-
-    def look(self) -> None:
-        """Deal with what has happened in this turn of the loop."""
-        self._shell.poll()
 
     # -- opening and closing
 

@@ -16,7 +16,14 @@ from aerogram.messages.classes import (
     tag_of,
     type_key,
 )
-from aerogram.messages.codec import decode_any, decode_topic, decoder_for, encode, encode_topic
+from aerogram.messages.codec import (
+    decode_any,
+    decode_topic,
+    decoder_for,
+    encode,
+    encode_topic,
+    retyped,
+)
 from aerogram.messages.replies import (
     REPEAT_KEY_BYTES_MAX,
     End,
@@ -99,6 +106,7 @@ __all__ = [
     "encode_stream",
     "encode_topic",
     "readdressed",
+    "retyped",
     "routing_key",
     "tag_of",
     "topic_key",

@@ -181,6 +181,14 @@ def _untyped(tag: int | str, fields: Any) -> Untyped:
     return Untyped(tag, fields)
 
 
+def retyped(message: Untyped, kind: type[Any]) -> Any:
+    """The same message as one of its class. Raises `DecodeError`."""
+    try:
+        return msgspec.convert(message.fields, kind)
+    except Exception as error:  # what a `__post_init__` raises too
+        raise _undecodable(kind.__name__, error) from error
+
+
 def _name_of(head: bytes) -> str:
     if len(head) == 2:
         raise DecodeError("a name is empty")
