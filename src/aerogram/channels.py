@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -10,6 +11,7 @@ from aerogram import delivery as presets
 from aerogram import messages as codec
 from aerogram.core.channel import ChannelSpec, WhenFull
 from aerogram.core.delivery import AsItArrives, Delivery, InOrder, NewestWins
+from aerogram.errors import DecodeError, InvalidMessage
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,15 @@ ANSWERS_CHANNEL: Final = Channel("answers", presets.reliable())
 class Channels:
     """Which channel a type travels on.
 
-    `decode` shows messages to orderings of the user's own, which look into them.
+    `decode` shows messages to orderings that look into them; without it they are shown the types
+    that have been named here. Raises `ValueError` for what cannot be.
     """
 
     def __init__(
         self, channels: Iterable[Channel], decode: Callable[[bytes], Any] | None = None
     ) -> None:
-        self._decode = decode
+        self._decode = self._decode_named if decode is None else decode
+        self._named: dict[codec.RoutingKey, codec.Decoder] = {}
         self.specs: dict[str, ChannelSpec] = {}
         self._by_type: dict[type, ChannelSpec] = {}
         self._owners: dict[str, str] = {}
@@ -85,12 +89,24 @@ class Channels:
             if kind in self._by_type:
                 raise ValueError(f"two channels carry {kind.__name__}")
             self._by_type[kind] = self.specs[channel.name]
+            self._name(kind)
 
     def _viewed(self, spec: ChannelSpec) -> ChannelSpec:
         """The same with a view of messages, if its ordering is one that looks into them."""
         if isinstance(spec.delivery.ordering(), AsItArrives | InOrder | NewestWins):
             return spec
         return replace(spec, view=self._decode)
+
+    def _name(self, kind: type) -> None:
+        """Messages of a type can be shown to orderings from now on, unless it is no message."""
+        with contextlib.suppress(InvalidMessage):
+            self._named[codec.type_key(kind)] = codec.decoder_for(kind)
+
+    def _decode_named(self, payload: bytes) -> Any:
+        decode = self._named.get(codec.routing_key(payload))
+        if decode is None:
+            raise DecodeError(f"{codec.describe(payload)} is unknown here")
+        return decode(payload)
 
     def of(self, kind: type) -> ChannelSpec:
         """The channel of a type: the one that carries it, its own, or the default one.
@@ -103,6 +119,7 @@ class Channels:
             delivery = codec.delivery_of(kind)
             spec = self._default if delivery is None else self._own(kind, delivery)
             self._by_type[kind] = spec
+            self._name(kind)
         return spec
 
     def _own(self, kind: type, delivery: Delivery) -> ChannelSpec:

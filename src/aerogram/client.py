@@ -13,9 +13,10 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final, Generic, Protocol, runtime_checkable
 
+from aerogram import messages as codec
 from aerogram.address import ServerAddress, decode_key, parse_server_address
 from aerogram.app import App
-from aerogram.channels import Channels
+from aerogram.channels import Channel, Channels
 from aerogram.config import RANGES, Config
 from aerogram.core.endpoint import Endpoint
 from aerogram.core.handshake import ClientSecurity
@@ -69,8 +70,10 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
     server is recognised by the key in the address or `server_key` (32 bytes, or its text), by
     `psk`, or not at all with `insecure=True`: plain text, refused off loopback unless it is
     "anywhere". `app` has the handlers of this side; without one, all messages wait for
-    `session.receive()`, and with one those that are asked for there and have no handler. `timeout`
-    bounds the handshake in seconds (default: `config.handshake_timeout_seconds`).
+    `session.receive()`, and with one those that are asked for there and have no handler.
+    `receives` names types and `Channel`s that a side without an app knows beforehand; a delivery
+    that looks into messages, as `latest` does, needs it. `timeout` bounds the handshake in seconds
+    (default: `config.handshake_timeout_seconds`).
 
     Raises `ServerIdentityRequired`, `InvalidAddress`, `InsecureRefused`; on entering
     `HandshakeTimeout` (a `ConnectFailed` and `TimeoutError`), or `OSError` for an unknown name.
@@ -85,6 +88,7 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
         psk: bytes | None = None,
         insecure: Insecure = False,
         app: App[Any, StateT] | None = None,
+        receives: Sequence[type | Channel] = (),
         identity: Identity | None = None,
         timeout: float | None = None,
         config: Config | None = None,
@@ -103,6 +107,9 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
         self._insecure: Insecure = insecure
         self._identity = identity
         self._app = app
+        self._channels = _known(receives) if app is None else app.channels
+        if app is not None and receives:
+            raise ValueError("receives= is for a side without an app; give the app the channels")
         self._config = config or Config()
         self._timeout = self._config.handshake_timeout_seconds if timeout is None else timeout
         RANGES["handshake_timeout_seconds"].check("timeout=", self._timeout)
@@ -178,7 +185,7 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
         raise errors[-1]
 
     async def _attempt(self, address: Address) -> tuple[SessionManager, Session[StateT]]:
-        channels = self._app.channels if self._app is not None else Channels(())
+        channels = self._channels
         endpoint = Endpoint(
             self._config, random_bytes=self._network.random_bytes, specs=channels.specs
         )
@@ -191,6 +198,17 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
             await manager.close("", 0.0)
             raise
         return manager, session
+
+
+def _known(receives: Sequence[type | Channel]) -> Channels:
+    """The channels of a side that has no app."""
+    channels = Channels([each for each in receives if isinstance(each, Channel)])
+    for each in receives:
+        if isinstance(each, Channel):
+            continue
+        codec.type_key(each)
+        channels.of(each)
+    return channels
 
 
 async def _cancel_all(tasks: set[Any]) -> None:

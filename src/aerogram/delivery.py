@@ -97,9 +97,10 @@ def latest(
     """The newest message of each key arrives for certain, and never an older one after it.
 
     `key` is a function of the message, the same at both ends: `key=lambda price: price.symbol`.
-    Both ends call it, so nothing more is sent; a receiver has to declare the channel or handle the
-    type. A newer message takes the place of an older one of its key that still waits. Up to `keys`
-    keys are remembered, and beyond that the one not heard of longest is forgotten.
+    Both ends call it, so nothing more is sent; a receiver has to declare the channel, handle the
+    type, or name it in the `receives=` of `connect`. A newer message takes the place of an older
+    one of its key that still waits. Up to `keys` keys are remembered, and beyond that the one not
+    heard of longest is forgotten.
     Raises `ValueError` if that is less than 1.
     """
     retry = UntilAcknowledged(attempts)
