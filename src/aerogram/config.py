@@ -142,7 +142,8 @@ class Config:
     (RFC 9000 §10.1). 0 is never."""
 
     keepalive_seconds: float = 15.0
-    """A quiet session is pinged this often (RFC 8085 §3.5). 0 turns it off."""
+    """A quiet session is pinged this often (RFC 8085 §3.5), and at least twice in the idle timeout
+    of the side that has the lower one. 0 turns it off."""
 
     grace_seconds: float = 2.0
     """Closing waits this long for queued messages and running handlers."""

@@ -31,7 +31,7 @@ from aerogram.core.events import (
     clipped,
 )
 from aerogram.core.farewell import Farewell
-from aerogram.core.handshake import idle_seconds
+from aerogram.core.handshake import idle_seconds, keepalive_seconds
 from aerogram.core.incoming import IncomingRecord, ReceiveChannel
 from aerogram.core.keys import PacketProtection
 from aerogram.core.outcomes import Outcomes
@@ -86,6 +86,7 @@ class Connection:
         "_arrivals",
         "_farewell",
         "_idle_seconds",
+        "_keepalive_seconds",
         "_last_received_at",
         "_packer",
         "_receiver",
@@ -138,6 +139,7 @@ class Connection:
             self, self._sender, self._receiver, self.path, self.stats, shared.events
         )
         self._idle_seconds = idle_seconds(config, peer)
+        self._keepalive_seconds = keepalive_seconds(config, self._idle_seconds)
         self._last_received_at = now
         self._timing: Timing | None = None
         self._farewell: Farewell | None = None
@@ -483,12 +485,11 @@ class Connection:
         return result
 
     def _keepalive_at(self) -> float:
-        seconds = self._shared.config.keepalive_seconds
         recovery = self._sender.recovery
         # What is in flight asks the peer already, and a full window would hold the PING back.
-        if seconds <= 0 or recovery.sent:
+        if recovery.sent:
             return float("inf")
-        return max(self._last_received_at, recovery.last_eliciting_at) + seconds
+        return max(self._last_received_at, recovery.last_eliciting_at) + self._keepalive_seconds
 
     def handle_timeout(self, now: float) -> None:
         """The deadline has passed."""

@@ -98,6 +98,17 @@ def idle_seconds(config: Config, peer: TransportParameters) -> float:
     return min(timeouts) if timeouts else float("inf")
 
 
+def keepalive_seconds(config: Config, idle_timeout_seconds: float) -> float:
+    """How long a quiet session goes without a PING; infinite if that is turned off.
+
+    At most half of what either side takes for the end (RFC 9000 §10.1.2), so that a PING that is
+    lost can be sent again.
+    """
+    if config.keepalive_seconds <= 0:
+        return float("inf")
+    return min(config.keepalive_seconds, idle_timeout_seconds / 2)
+
+
 @dataclass(slots=True)
 class Established:
     """What a finished handshake yields."""
