@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -102,6 +103,20 @@ def test_shared_clock() -> None:
     )  # fmt: skip
     lines = [line.split(" started ")[0] for line in finished.stdout.splitlines()]
     assert sorted(lines) == ["ada", "ben"]
+
+
+def test_capture(tmp_path: Path) -> None:
+    path = tmp_path / "datagrams.pcapng"
+    finished = subprocess.run(
+        [sys.executable, "capture.py", str(path)], cwd=EXAMPLES, capture_output=True, text=True,
+        timeout=60, check=True,
+    )  # fmt: skip
+    lines = finished.stdout.splitlines()
+    assert lines[0] == "HELLO"
+    assert lines[1].endswith("is not there: port unreachable")
+    assert re.search(r"here 127.0.0.1:\d+ > there 127.0.0.1:\d+  \d+ B  sent", finished.stdout)
+    both_ways = re.findall(r"(?:sent|received) (\d+)", lines[-4])
+    assert lines[-1] == f"{sum(map(int, both_ways))} datagrams in {path}"
 
 
 async def test_inside_fastapi() -> None:

@@ -30,6 +30,7 @@ from aerogram.errors import (
 )
 from aerogram.io.network import Network, SocketNetwork
 from aerogram.io.sockets import Address, checked_address, is_loopback
+from aerogram.io.tracing import Observer, check_trace
 from aerogram.manager import SessionManager
 from aerogram.security import Insecure, check_insecure, check_psk, not_loopback
 from aerogram.session import Session
@@ -73,7 +74,7 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
     `session.receive()`, and with one those that are asked for there and have no handler.
     `receives` names types and `Channel`s that a side without an app knows beforehand; a delivery
     that looks into messages, as `latest` does, needs it. `timeout` bounds the handshake in seconds
-    (default: `config.handshake_timeout_seconds`).
+    (default: `config.handshake_timeout_seconds`). `trace` is told of every datagram, as in `serve`.
 
     Raises `ServerIdentityRequired`, `InvalidAddress`, `InsecureRefused`; on entering
     `HandshakeTimeout` (a `ConnectFailed` and `TimeoutError`), or `OSError` for an unknown name.
@@ -94,6 +95,7 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
         config: Config | None = None,
         network: Network | None = None,
         logger: Logger | None = None,
+        trace: Observer | None = None,
     ) -> None:
         self._targets = _targets(address, port)
         target = self._targets[0]
@@ -113,7 +115,8 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
         self._config = config or Config()
         self._timeout = self._config.handshake_timeout_seconds if timeout is None else timeout
         RANGES["handshake_timeout_seconds"].check("timeout=", self._timeout)
-        self._network = network or SocketNetwork(self._config)
+        self._network = network or SocketNetwork(self._config, trace=trace)
+        check_trace(trace, network)
         self._logger = logger or logging.getLogger("aerogram.client")
         self._stack = contextlib.AsyncExitStack()
         self._check_identity()

@@ -21,6 +21,7 @@ from aerogram.io.datagram import Datagram
 from aerogram.io.endpoint import DatagramEndpoint
 from aerogram.io.network import Network
 from aerogram.io.opening import open_endpoint
+from aerogram.io.tracing import Observer
 from aerogram.routes import Handler
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
@@ -95,13 +96,19 @@ async def handling_datagrams(
     network: Network | None,
     config: Config,
     logger: Logger,
+    trace: Observer | None = None,
 ) -> AsyncGenerator[list[DatagramWorker]]:
     """Open an endpoint for each route, and let its handler work until the context ends."""
     async with AsyncExitStack() as stack:
         workers: list[DatagramWorker] = []
         for route in routes:
             opening = open_endpoint(
-                route.host, route.port, network=network, config=config, **route.options
+                route.host,
+                route.port,
+                network=network,
+                config=config,
+                trace=trace,
+                **route.options,
             )
             endpoint = await stack.enter_async_context(opening)
             workers.append(DatagramWorker(route, endpoint, logger))

@@ -137,6 +137,17 @@ class SessionManager:
         address: Address = self.transport.get_extra_info("sockname")
         return address
 
+    def drop_counts(self) -> dict[str, int]:
+        """How many datagrams were dropped, by reason: for whoever watches the socket."""
+        stats = self.endpoint.stats
+        return {
+            "malformed": stats.dropped_malformed,
+            "not authentic": stats.dropped_unauthentic,
+            "unknown connection": stats.dropped_unknown_connection,
+            "unexpected": stats.dropped_unexpected,
+            "at a limit": stats.dropped_at_limit,
+        }
+
     def receive_datagram(self, data: bytes, address: Address) -> None:
         """From the socket: one datagram."""
         self.endpoint.receive_datagram(data, address, self.time())

@@ -33,6 +33,7 @@ from aerogram.io.endpoint import DatagramEndpoint
 from aerogram.io.network import Network, SocketNetwork
 from aerogram.io.protocol import TransportStats
 from aerogram.io.sockets import Address, checked_address, is_loopback
+from aerogram.io.tracing import Observer, check_trace
 from aerogram.manager import SessionManager
 from aerogram.security import Insecure, check_insecure, check_psk, not_loopback
 from aerogram.session import Session
@@ -138,8 +139,11 @@ class serve(Generic[DepsT, StateT]):  # noqa: N801  used as a function: `async w
 
     Port 0 takes a free one. Without `identity`, `psk` or `insecure` a new identity is made, which
     `server.address` carries. `psk` are 32 bytes that clients must share. `insecure=True` lets
-    clients speak plain text, on loopback only unless it is "anywhere". Raises `InvalidAddress`,
-    `InsecureRefused`, `ValueError` for a psk of another size, or the `OSError` of the bind.
+    clients speak plain text, on loopback only unless it is "anywhere". `trace` is told of every
+    datagram: an `aerogram.lab.Trace`, or what else is an `Observer` of `aerogram.io.tracing`.
+
+    Raises `InvalidAddress`, `InsecureRefused`, `ValueError` for a psk of another size or a trace
+    besides a network, which has its own, or the `OSError` of the bind.
 
     After `await serve(...)` it is the caller who closes the server.
     """
@@ -156,6 +160,7 @@ class serve(Generic[DepsT, StateT]):  # noqa: N801  used as a function: `async w
         config: Config | None = None,
         network: Network | None = None,
         logger: Logger | None = None,
+        trace: Observer | None = None,
     ) -> None:
         checked_address(host, port, to_bind=True)
         if psk is not None:
@@ -169,7 +174,9 @@ class serve(Generic[DepsT, StateT]):  # noqa: N801  used as a function: `async w
         self._insecure: Insecure = insecure
         self._config = config or Config()
         self._given_network = network
-        self._network = network or SocketNetwork(self._config)
+        self._trace = trace
+        self._network = network or SocketNetwork(self._config, trace=trace)
+        check_trace(trace, network)
         self._logger = logger or logging.getLogger("aerogram.server")
         self._stack = contextlib.AsyncExitStack()
 
@@ -215,6 +222,7 @@ class serve(Generic[DepsT, StateT]):  # noqa: N801  used as a function: `async w
             network=self._given_network,
             config=self._config,
             logger=self._logger,
+            trace=self._trace,
         )
 
     def _usable_identity(self) -> Identity | None:
@@ -230,10 +238,12 @@ async def serve_datagrams(
     config: Config | None = None,
     network: Network | None = None,
     logger: Logger | None = None,
+    trace: Observer | None = None,
 ) -> AsyncGenerator[list[DatagramEndpoint]]:
     """Serve only the `@app.datagram` handlers of an app, without sessions.
 
-    Yields their endpoints, in the order of registration. Raises the `OSError` of a bind.
+    Yields their endpoints, in the order of registration. `trace` is told of every datagram. Raises
+    the `OSError` of a bind, `ValueError` for a trace besides a network, which has its own.
     """
     async with (
         app.running(),
@@ -242,6 +252,7 @@ async def serve_datagrams(
             network=network,
             config=config or Config(),
             logger=logger or logging.getLogger("aerogram.server"),
+            trace=trace,
         ) as workers,
     ):
         yield [worker.endpoint for worker in workers]

@@ -13,6 +13,7 @@ from typing import Final, Literal, get_args
 
 from aerogram.errors import EndpointClosed
 from aerogram.io.datagram import Datagram, DatagramStats
+from aerogram.io.tracing import Tracer
 
 Overflow = Literal["drop_oldest", "drop_newest", "block"]
 """What happens when datagrams come faster than the program takes them."""
@@ -71,6 +72,7 @@ class Arrivals:
         "_limit_bytes",
         "_overflow",
         "_stats",
+        "_tracer",
         "_waiters",
         "items",
         "on_empty",
@@ -84,6 +86,7 @@ class Arrivals:
         limit: int,
         limit_bytes: int,
         overflow: Overflow = "drop_oldest",
+        tracer: Tracer | None = None,
     ) -> None:
         self.items: deque[Datagram] = deque()
         """Readers take from the left, and wait when it is empty."""
@@ -93,6 +96,7 @@ class Arrivals:
         self._limit = limit
         self._limit_bytes = limit_bytes
         self._overflow = overflow
+        self._tracer = tracer
         self._waiters = Waiters(loop)
         self._bytes_at_most = 0
         self._closed = False
@@ -119,6 +123,8 @@ class Arrivals:
         self._stats.received += len(datagrams)
         self._stats.received_bytes += size
         items.extend(datagrams)
+        if self._tracer is not None:
+            self._tracer.took(datagrams)
         if len(items) > self._limit or self._bytes_at_most > self._limit_bytes:
             self._drop()
         if self._waiters:
@@ -139,6 +145,8 @@ class Arrivals:
                 dropped = items.pop()
                 stats.dropped_newest += 1
             self._bytes_at_most -= len(dropped.data)
+            if self._tracer is not None:
+                self._tracer.dropped(dropped, "the queue is full")
 
     def _holds_bytes(self, limit: int) -> bool:
         """Whether at least so many bytes wait.
@@ -166,5 +174,8 @@ class Arrivals:
         self._closed = True
         self._broken_by = error
         self._stats.dropped_at_close += len(self.items)
+        if self._tracer is not None:
+            for datagram in self.items:
+                self._tracer.dropped(datagram, "closed")
         self.items.clear()
         self._waiters.wake()

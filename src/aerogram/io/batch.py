@@ -65,7 +65,7 @@ _TARGETS_LIMIT: Final = 16384
 """Addresses that are known to be good. Beyond it all are checked again."""
 
 _NO_BUFFERS: Final = frozenset({errno.ENOBUFS, errno.ENOMEM})
-_RUN_REFUSED: Final = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP})
+RUN_REFUSED_ERRORS: Final = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP})
 _SOCKET_BROKEN: Final = frozenset({errno.EBADF, errno.ENOTSOCK})
 _FROM_EARLIER_PACKET: Final = frozenset(
     {
@@ -198,12 +198,16 @@ class BatchTransport(asyncio.DatagramTransport):
             return self._read_failed(error)
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             # Without the whole control data a run could be taken for one datagram.
-            self.stats.truncated += 1
+            self._drop_truncated(data, address)
         elif control and 0 < (segment_bytes := _segment_bytes(control)) < len(data):
             self._protocol.run_received(data, segment_bytes, address)
         else:
             self._protocol.datagram_received(data, address)
         return len(data)
+
+    def _drop_truncated(self, data: bytes, address: Address) -> None:
+        """Count what did not fit into the read buffer."""
+        self.stats.truncated += 1
 
     def _read_failed(self, error: OSError) -> int:
         if error.errno in _SOCKET_BROKEN:
@@ -234,7 +238,7 @@ class BatchTransport(asyncio.DatagramTransport):
 
     def _send(self, packets: Sequence[bytes], address: Address | None) -> None:
         if self._closing:
-            self.stats.send_dropped += len(packets)
+            self._drop(packets, address, "closed")
             return
         if address is not self._checked_target:
             self._check_target(address)
@@ -273,7 +277,7 @@ class BatchTransport(asyncio.DatagramTransport):
                 segment_bytes = len(data)
                 data = b"".join(packets[done : done + count])
             elif not data:
-                self.stats.send_dropped += 1
+                self._drop((data,), address, "empty")
                 done += 1
                 continue
             error = self._attempt(data, segment_bytes, address)
@@ -282,7 +286,7 @@ class BatchTransport(asyncio.DatagramTransport):
             elif error.errno in NO_ROOM_ERRORS:
                 self._wait_for_room(error)
                 return done
-            elif count > 1 and error.errno in _RUN_REFUSED:
+            elif count > 1 and error.errno in RUN_REFUSED_ERRORS:
                 self._refuse_runs(address)
                 continue
             else:
@@ -372,10 +376,15 @@ class BatchTransport(asyncio.DatagramTransport):
                 break
             self._queued_bytes += len(packet)
             kept.append(packet)
-        self.stats.send_dropped += len(packets) - len(kept)
+        if len(kept) < len(packets):
+            self._drop(packets[len(kept) :], address, "no room")
         if kept:
             self._queue.append((kept, address))
             self._protocol.pause_writing()
+
+    def _drop(self, packets: Sequence[bytes], address: Address | None, why: str) -> None:
+        """Count packets that are lost here; `why` is for who watches."""
+        self.stats.send_dropped += len(packets)
 
     def _flush(self) -> None:
         """Send what waits, in its order, until the kernel has no room again."""
@@ -427,7 +436,8 @@ class BatchTransport(asyncio.DatagramTransport):
         if self._closing:
             return
         self._closing = True
-        self.stats.send_dropped += sum(len(packets) for packets, _ in self._queue)
+        for packets, address in self._queue:
+            self._drop(packets, address, "closed")
         self._queue.clear()
         self._queued_bytes = 0
         if not self._loop.is_closed():

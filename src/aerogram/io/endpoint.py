@@ -207,6 +207,9 @@ class DatagramEndpoint:
             self._raise_refused(error, data)
             return True
         self._stats.send_full += 1
+        if self._workings.tracer is not None:
+            peer = self._book.from_python(target)
+            self._workings.tracer.not_sent((bytes(data),), peer, "no room")
         return False
 
     def _raise_refused(self, error: OSError, data: Payload) -> None:
@@ -378,8 +381,10 @@ class DatagramEndpoint:
         """Close the socket at once; tasks that wait on the endpoint learn it. More do nothing."""
         if self._closed:
             return
-        _ = self.stats  # the last look at the socket's own counter
+        stats = self.stats  # the last look at the socket's own counter
         self._closed = True
+        if self._workings.tracer is not None:
+            self._workings.tracer.closed(stats)
         self._arrivals.close()
         self.errors.close()
         if self._on_close is not None:

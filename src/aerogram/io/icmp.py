@@ -24,6 +24,7 @@ from aerogram.io.addresses import AddressBook
 from aerogram.io.arrivals import Waiters
 from aerogram.io.datagram import DatagramStats
 from aerogram.io.sockets import Address
+from aerogram.io.tracing import Tracer
 
 _LOGGER: Final = logging.getLogger(__name__)
 
@@ -112,10 +113,12 @@ class ErrorReports:
         loop: asyncio.AbstractEventLoop,
         stats: DatagramStats,
         callback: ErrorCallback | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._loop = loop
         self._stats = stats
         self._callback = callback
+        self._tracer = tracer
         self._items: deque[IcmpReport] = deque()
         self._waiters = Waiters(loop)
         self._closed = False
@@ -134,6 +137,8 @@ class ErrorReports:
     def put(self, report: IcmpReport) -> None:
         """Take note of a report."""
         self._stats.icmp_reports += 1
+        if self._tracer is not None:
+            self._tracer.reported(report)
         if self._callback is not None:
             self._call(self._callback, report)
             return

@@ -13,7 +13,7 @@ import errno
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from aerogram.errors import InvalidMessage, MessageTooLarge
 from aerogram.io.addresses import AddressBook
@@ -21,7 +21,10 @@ from aerogram.io.ancillary import ControlList
 from aerogram.io.arrivals import Arrivals
 from aerogram.io.datagram import DatagramStats
 from aerogram.io.icmp import ErrorReports
-from aerogram.io.network import Network
+from aerogram.io.tracing import Tracer
+
+if TYPE_CHECKING:
+    from aerogram.io.network import Network
 
 IP_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
@@ -41,6 +44,8 @@ class Workings:
     errors: ErrorReports
     network: Network
     """For names."""
+    tracer: Tracer | None = None
+    """Who is told of every datagram, if anybody."""
 
 
 Payload = bytes | bytearray | memoryview
@@ -50,17 +55,25 @@ Payload = bytes | bytearray | memoryview
 class Link(Protocol):
     """What an endpoint sends by, and what fills its `Arrivals`."""
 
-    sock: socket.socket | None
-    """For options; a simulated network has none."""
+    @property
+    def sock(self) -> socket.socket | None:
+        """For options; a simulated network has none."""
+        ...
 
-    transport: object
-    """Of asyncio or a simulated network; None where the socket is used directly."""
+    @property
+    def transport(self) -> object:
+        """Of asyncio or a simulated network; None where the socket is used directly."""
+        ...
 
-    sends_runs: bool
-    """Whether one write may carry several datagrams (UDP_SEGMENT)."""
+    @property
+    def sends_runs(self) -> bool:
+        """Whether one write may carry several datagrams (UDP_SEGMENT)."""
+        ...
 
-    knows_details: bool
-    """Whether datagrams come, and can be sent, with control messages."""
+    @property
+    def knows_details(self) -> bool:
+        """Whether datagrams come, and can be sent, with control messages."""
+        ...
 
     @property
     def local_address(self) -> Any:

@@ -25,6 +25,8 @@ from aerogram.io.sockets import (
     is_numeric,
     resolve_numeric,
 )
+from aerogram.io.traced import TracedBatchTransport
+from aerogram.io.tracing import Observer, Tracer
 
 TransportAndProtocol = tuple[asyncio.DatagramTransport, asyncio.DatagramProtocol]
 
@@ -60,7 +62,8 @@ class Network(Protocol):
 class SocketNetwork:
     """The network of this machine.
 
-    `reuse_port` and `ipv6_only` are those of `create_udp_socket`.
+    `reuse_port` and `ipv6_only` are those of `create_udp_socket`. `trace` is told of every datagram
+    of a `PacketProtocol`.
     """
 
     def __init__(
@@ -69,10 +72,12 @@ class SocketNetwork:
         *,
         reuse_port: bool = False,
         ipv6_only: bool = True,
+        trace: Observer | None = None,
     ) -> None:
         self._config = config or Config()
         self._reuse_port = reuse_port
         self._ipv6_only = ipv6_only
+        self._trace = trace
 
     async def resolve(self, host: str, port: int) -> list[Address]:
         """As `Network.resolve`; a name is looked up in the loop's executor."""
@@ -106,7 +111,10 @@ class SocketNetwork:
             ipv6_only=self._ipv6_only,
         )
         try:
-            return await self._open(udp, protocol_factory())
+            protocol = protocol_factory()
+            if self._trace is not None and isinstance(protocol, PacketProtocol):
+                protocol.watch(Tracer(self._trace))
+            return await self._open(udp, protocol)
         except BaseException:
             udp.close()
             raise
@@ -117,7 +125,8 @@ class SocketNetwork:
         loop = asyncio.get_running_loop()
         wanted = self._config.transport
         if wanted != "asyncio" and isinstance(protocol, PacketProtocol) and probe_batch(loop):
-            transport = BatchTransport(loop, udp, protocol, self._config)
+            kind = BatchTransport if protocol.tracer is None else TracedBatchTransport
+            transport = kind(loop, udp, protocol, self._config)
             transport.start()
             return transport, protocol
         if wanted == "batch":

@@ -31,6 +31,8 @@ from aerogram.io.sockets import (
     checked_address,
     create_udp_socket,
 )
+from aerogram.io.traced import TracedLink
+from aerogram.io.tracing import Observer, Tracer, check_trace
 from aerogram.io.transportlink import TransportLink
 
 
@@ -49,7 +51,8 @@ class open_endpoint:  # noqa: N801  used as a function: `async with open_endpoin
     and TOS, which is quicker; `gather_runs=False` without UDP_GRO. With `keep_runs` a datagram may
     be a run, of which `records` gives the parts: the quickest way to take in a flood of one sender.
     `may_fragment=False` never lets the system cut a datagram up. `on_error` is called with each
-    ICMP report instead of `endpoint.errors`.
+    ICMP report instead of `endpoint.errors`. `trace` is told what becomes of every datagram: an
+    `aerogram.lab.Trace`, or what else is an `aerogram.io.tracing.Observer`.
 
     `config.transport` chooses: "batch" reads and writes the socket itself, "asyncio" is the
     fall-back for loops that cannot, "auto" what works. A given `network` makes its own.
@@ -76,12 +79,14 @@ class open_endpoint:  # noqa: N801  used as a function: `async with open_endpoin
         keep_runs: bool = False,
         may_fragment: bool = True,
         on_error: ErrorCallback | None = None,
+        trace: Observer | None = None,
     ) -> None:
         ways = (host is not None, path is not None, socket is not None, inherited is not None)
         if sum(ways) > 1:
             raise ValueError("an endpoint has one of host, path, socket and inherited")
         if network is not None and any(ways[1:]):
             raise ValueError("a network makes its own sockets")
+        check_trace(trace, network)
         if overflow not in OVERFLOWS:
             raise ValueError(f"overflow is one of {', '.join(OVERFLOWS)}, not {overflow!r}")
         if socket is not None and getattr(socket, "type", None) != sockets.SOCK_DGRAM:
@@ -102,6 +107,7 @@ class open_endpoint:  # noqa: N801  used as a function: `async with open_endpoin
         self._keep_runs = keep_runs
         self._may_fragment = may_fragment
         self._on_error = on_error
+        self._trace = trace
         self._endpoint: DatagramEndpoint | None = None
 
     def __await__(self) -> Generator[Any, None, DatagramEndpoint]:
@@ -177,7 +183,7 @@ class open_endpoint:  # noqa: N801  used as a function: `async with open_endpoin
                 buffer_bytes=self._config.transport_buffer_bytes,
             )
             await loop.create_datagram_endpoint(lambda: transport_link, sock=sock)
-        endpoint.attach(link, remove)
+        endpoint.attach(_watched(link, workings), remove)
         return endpoint
 
     async def _open_in(self, network: Network) -> DatagramEndpoint:
@@ -195,13 +201,14 @@ class open_endpoint:  # noqa: N801  used as a function: `async with open_endpoin
             wall_clock=clock,
         )
         await network.create_datagram_endpoint(lambda: link, local_address=local_address)
-        endpoint.attach(link)
+        endpoint.attach(_watched(link, workings))
         return endpoint
 
     def _workings(
         self, loop: asyncio.AbstractEventLoop, family: int, dual_stack: bool, *, can_block: bool
     ) -> Workings:
         stats = DatagramStats()
+        tracer = None if self._trace is None else Tracer(self._trace)
         overflow = self._overflow
         if overflow == "block" and not can_block:
             overflow = "drop_newest"
@@ -211,11 +218,16 @@ class open_endpoint:  # noqa: N801  used as a function: `async with open_endpoin
             limit=self._config.receive_queue_datagrams,
             limit_bytes=self._config.receive_queue_bytes,
             overflow=overflow,
+            tracer=tracer,
         )
-        errors = ErrorReports(loop, stats, self._on_error)
+        errors = ErrorReports(loop, stats, self._on_error, tracer)
         book = AddressBook(family, dual_stack=dual_stack)
         network = self._network or SocketNetwork()
-        return Workings(loop, family, book, arrivals, stats, errors, network)
+        return Workings(loop, family, book, arrivals, stats, errors, network, tracer)
+
+
+def _watched(link: Link, workings: Workings) -> Link:
+    return link if workings.tracer is None else TracedLink(link, workings.book, workings.tracer)
 
 
 def _unix_socket(path: str, buffer_bytes: int) -> sockets.socket:

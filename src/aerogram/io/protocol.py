@@ -13,12 +13,14 @@ import asyncio
 import errno
 import logging
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, cast, runtime_checkable
 
 from aerogram.config import Config
 from aerogram.io.sockets import Address, check_target
+from aerogram.io.tracing import TracedReceiver, Tracer
 
 _LOGGER: Final = logging.getLogger(__name__)
 
@@ -119,11 +121,19 @@ class PacketProtocol(asyncio.DatagramProtocol):
         self._checked_target: object = self
         self._completion_scheduled = False
         self._log = _LogLimit()
+        self.tracer: Tracer | None = None
+        """Who is told of every datagram, if anybody."""
 
     @property
     def receiver(self) -> DatagramReceiver:
         """What datagrams are handed to."""
-        return self._receiver
+        receiver = self._receiver
+        return receiver.receiver if isinstance(receiver, TracedReceiver) else receiver
+
+    def watch(self, tracer: Tracer) -> None:
+        """Tell `tracer` of every datagram; once, before a transport is connected."""
+        self.tracer = tracer
+        self._receiver = TracedReceiver(self._receiver, tracer)
 
     # Sending
 
@@ -139,14 +149,14 @@ class PacketProtocol(asyncio.DatagramProtocol):
             return
         transport = self._transport
         if transport is None or transport.is_closing():
-            self.stats.send_dropped += len(packets)
+            self._drop(packets, address, "closed")
             return
         if address is not self._checked_target and self._family is not None:
             check_target(address, self._family)
             self._checked_target = address
         for packet in packets:
             if packet == b"":
-                self.stats.send_dropped += 1
+                self._drop((packet,), address, "empty")
             elif self._socket is not None:
                 self._write(self._socket, packet, address)
             else:
@@ -157,15 +167,18 @@ class PacketProtocol(asyncio.DatagramProtocol):
     ) -> None:
         held_bytes = self._held_bytes()
         if held_bytes and held_bytes + len(packet) > self._buffer_bytes:
-            self.stats.send_dropped += 1
+            self._drop((packet,), address, "no room")
             return
         errors_before = self.stats.send_errors
+        at = 0.0 if self.tracer is None else time.time()
         try:
             transport.sendto(packet, address)
         except OSError as error:
             self.error_received(error)
         if self.stats.send_errors == errors_before:
-            self._count_sent(packet)
+            self._count_sent(packet, address, at)
+        elif self.tracer is not None:
+            self.tracer.not_sent((packet,), address, "refused by the system")
 
     def write_to(self, udp: socket.socket) -> None:
         """Send by this non-blocking socket, which the transport owns, and not by the transport.
@@ -177,19 +190,29 @@ class PacketProtocol(asyncio.DatagramProtocol):
         self._socket = udp
 
     def _write(self, udp: socket.socket, packet: bytes, address: Address) -> None:
+        at = 0.0 if self.tracer is None else time.time()
         try:
             udp.sendto(packet, address)
         except OSError as error:
             if error.errno in NO_ROOM_ERRORS:
-                self.stats.send_dropped += 1
-            else:
-                self.error_received(error)
+                self._drop((packet,), address, "no room")
+                return
+            self.error_received(error)
+            if self.tracer is not None:
+                self.tracer.not_sent((packet,), address, "refused by the system")
         else:
-            self._count_sent(packet)
+            self._count_sent(packet, address, at)
 
-    def _count_sent(self, packet: bytes) -> None:
+    def _count_sent(self, packet: bytes, address: Address, at: float) -> None:
         self.stats.datagrams_sent += 1
         self.stats.bytes_sent += len(packet)
+        if self.tracer is not None:
+            self.tracer.sent(at, packet, address)
+
+    def _drop(self, packets: Sequence[bytes], address: Address, why: str) -> None:
+        self.stats.send_dropped += len(packets)
+        if self.tracer is not None:
+            self.tracer.not_sent(packets, address, why)
 
     def close(self) -> None:
         """Close the transport; what it holds for want of room is tried once more at most."""
@@ -215,6 +238,8 @@ class PacketProtocol(asyncio.DatagramProtocol):
         udp = transport.get_extra_info("socket")
         if udp is not None:  # a simulated transport has none, and checks addresses itself
             self._family = udp.family
+        if self.tracer is not None:
+            self.tracer.bound_to(transport.get_extra_info("sockname"))
         if isinstance(transport, _ReadsUpTo):
             transport.max_size = _READ_BYTES
 
@@ -234,6 +259,8 @@ class PacketProtocol(asyncio.DatagramProtocol):
         if not data:
             # Some systems cannot send one, so it can mean nothing (CPython 3.11, uvloop).
             stats.empty_received += 1
+            if self.tracer is not None:
+                self.tracer.not_received(data, addr, "empty")
             return
         stats.datagrams_received += 1
         stats.bytes_received += len(data)

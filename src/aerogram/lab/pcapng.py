@@ -54,12 +54,14 @@ class Packet(NamedTuple):
     comment: str
 
 
-def write_packets(path: str | Path, packets: Iterable[Packet]) -> None:
+def write_packets(
+    path: str | Path, packets: Iterable[Packet], interface: str = "simulated network"
+) -> None:
     """Write a capture file. Raises the `OSError` of opening it."""
     with Path(path).open("wb") as file:
         file.write(_block(_SECTION, struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, _WHOLE_SECTION)))
         options = [
-            (_INTERFACE_NAME, b"simulated network"),
+            (_INTERFACE_NAME, interface.encode()),
             (_TIME_RESOLUTION, bytes([_NANOSECONDS])),
         ]
         file.write(_block(_INTERFACE, struct.pack("<HHI", LINKTYPE_RAW, 0, 0) + _options(options)))

@@ -1,4 +1,7 @@
-"""What became of every datagram of a simulated network, and one hash over all of it.
+"""What became of every datagram of a network, and one hash over all of it.
+
+A simulated network writes its own trace. One for real sockets is given to whatever opens them, as
+`trace=` (it is an `aerogram.io.tracing.Observer`), and has what these see: sent and received.
 
 The hash proves that two runs were the same: it covers times, addresses, contents and fates of all
 datagrams, and nothing that differs between Python versions, processes or hash seeds. Rules: memory
@@ -15,7 +18,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from aerogram.io.sockets import Address
+from aerogram.io.sockets import LARGEST_PAYLOAD_BYTES, Address, is_numeric
 from aerogram.lab.pcapng import Direction, Packet, write_packets
 
 ENTRIES_LIMIT: Final = 100_000
@@ -42,6 +45,10 @@ class Flow:
 
 _NOBODY: Final = Flow("", ("", 0), ("", 0))
 
+HERE: Final = "here"
+THERE: Final = "there"
+"""What this program and its peers are called where sockets are real."""
+
 _RawEntry = tuple[float, float, Flow, str, int, str, str, bytes | None]
 
 
@@ -49,7 +56,8 @@ class Entry(NamedTuple):
     """What became of one copy of a datagram, or a note of something that happened."""
 
     at: float
-    """When it arrived or was dropped, in seconds of the event loop's clock."""
+    """When it arrived or was dropped, in seconds of the event loop's clock; of real sockets, in
+    seconds since the first entry."""
     sent_at: float
     sender: str
     """The name of the host."""
@@ -62,7 +70,7 @@ class Entry(NamedTuple):
     size: int
     """Bytes of the datagram, without headers."""
     fate: str
-    """`delivered`, `dropped` or `note`."""
+    """`delivered`, `dropped` or `note`; at real sockets `sent` or `received` for the first."""
     reason: str
     """Why it was dropped; what the link did to a delivered one, mostly nothing; a note's text."""
     data: bytes | None
@@ -80,6 +88,8 @@ class Trace:
         """Copies that links made beyond the first."""
         self.delivered = 0
         """Copies that reached a socket."""
+        self.received = 0
+        """Datagrams that real sockets gave."""
         self.dropped: dict[str, int] = {}
         """Copies that did not, by reason."""
         self.remarks: dict[str, int] = {}
@@ -87,6 +97,7 @@ class Trace:
         self._entries: deque[_RawEntry] = deque(maxlen=entries_limit)
         self._hash = hashlib.blake2b(digest_size=16)
         self._reasons: dict[tuple[str, str], bytes] = {}
+        self._began: float | None = None
 
     @property
     def hash(self) -> str:
@@ -117,6 +128,18 @@ class Trace:
                 self._count_remarks(reason)
         else:
             self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        self._add(at, sent_at, flow, receiver, data, fate, reason)
+
+    def _add(
+        self,
+        at: float,
+        sent_at: float,
+        flow: Flow,
+        receiver: str,
+        data: bytes,
+        fate: str,
+        reason: str,
+    ) -> None:
         size = len(data)
         self._hash.update(
             # Whole nanoseconds: the last bits of a float are not worth a different hash.
@@ -132,6 +155,40 @@ class Trace:
         """Add something that happened, such as a partition."""
         self._hash.update(_TIME_AND_SIZE.pack(int(at * 1e9 + 0.5), 0) + f"note {text}\0".encode())
         self._entries.append((at, at, _NOBODY, "", 0, "note", text, None))
+
+    # Recording real sockets: `aerogram.io.tracing.Observer`
+
+    def observe(
+        self,
+        at: float,
+        source: Address,
+        destination: Address,
+        data: bytes,
+        *,
+        outbound: bool,
+        dropped: str = "",
+    ) -> None:
+        """Add a datagram of a real socket; `at` is in seconds since 1970."""
+        if dropped:
+            self.dropped[dropped] = self.dropped.get(dropped, 0) + 1
+        elif outbound:
+            self.sent += 1
+        else:
+            self.received += 1
+        sender, receiver = (HERE, THERE) if outbound else (THERE, HERE)
+        fate = "dropped" if dropped else "sent" if outbound else "received"
+        since = self._since_first(at)
+        self._add(since, since, Flow(sender, source, destination), receiver, data, fate, dropped)
+
+    def remark(self, at: float, text: str) -> None:
+        """Add something that happened, such as an ICMP error; `at` is in seconds since 1970."""
+        self.note(self._since_first(at), text)
+
+    def _since_first(self, at: float) -> float:
+        if self._began is None:
+            self._began = at
+        # The kernel may have dated it before what was told first.
+        return max(0.0, at - self._began)
 
     def _count_remarks(self, reason: str) -> None:
         for remark in reason.split(","):
@@ -153,9 +210,13 @@ class Trace:
         lines = [_line(entry) for entry in entries[first:]]
         drops = [f"{count} {reason}" for reason, count in sorted(self.dropped.items())]
         remarks = [f"{count} {remark}" for remark, count in sorted(self.remarks.items())]
-        lines.append(f"sent {self.sent}, duplicated {self.duplicated}, delivered {self.delivered}")
-        lines.append("dropped: " + (", ".join(drops) or "none"))
-        lines.append("delivered, but: " + (", ".join(remarks) or "none"))
+        dropped = "dropped: " + (", ".join(drops) or "none")
+        if self._began is not None:
+            lines += [f"sent {self.sent}, received {self.received}", dropped]
+        else:
+            counts = f"duplicated {self.duplicated}, delivered {self.delivered}"
+            lines += [f"sent {self.sent}, {counts}", dropped]
+            lines.append("delivered, but: " + (", ".join(remarks) or "none"))
         lines.append(f"hash {self.hash}")
         return "\n".join(lines) + "\n"
 
@@ -167,6 +228,7 @@ class Trace:
                 "sent": self.sent,
                 "duplicated": self.duplicated,
                 "delivered": self.delivered,
+                "received": self.received,
                 "dropped": dict(sorted(self.dropped.items())),
                 "remarks": dict(sorted(self.remarks.items())),
                 "entries": [_fields(entry) for entry in self.entries],
@@ -178,18 +240,31 @@ class Trace:
 
         Each has a comment with its fate, and a direction: of those of one `host`, which it sent and
         which it received; otherwise delivered ones are inbound, at their receiver, and dropped ones
-        outbound, at their sender. Raises `ValueError` if the trace does not keep packets.
+        outbound, at their sender. The datagrams of real sockets have theirs, and real times; what
+        is in no IP packet, of an AF_UNIX socket or too large, is left out. Raises `ValueError` if
+        the trace does not keep packets.
         """
         if not self.keep_packets:
-            raise ValueError("the trace has no packets: use Network(keep_packets=True)")
+            raise ValueError("the trace has no packets: make it with keep_packets=True")
+        is_real = self._began is not None
+        epoch = EPOCH if self._began is None else self._began
         packets = [
-            _packet(entry, host)
+            _packet(entry, HERE if host is None and is_real else host, epoch)
             for entry in self.entries
-            if entry.data is not None and host in (None, entry.sender, entry.receiver)
+            if entry.data is not None
+            and host in (None, entry.sender, entry.receiver)
+            and (not is_real or _was_ip(entry))
         ]
         packets.sort(key=lambda packet: packet.time)
-        write_packets(path, packets)
+        write_packets(path, packets, *(["real sockets"] if is_real else []))
         return len(packets)
+
+
+def _was_ip(entry: Entry) -> bool:
+    """Whether a datagram can have been in an IP packet."""
+    if entry.size > LARGEST_PAYLOAD_BYTES:
+        return False
+    return is_numeric(entry.source[0]) and is_numeric(entry.destination[0])
 
 
 def _entry(
@@ -218,6 +293,8 @@ def _line(entry: Entry) -> str:
 def _describe(entry: Entry) -> str:
     if entry.fate == "dropped":
         return f"dropped: {entry.reason}"
+    if entry.fate != "delivered":
+        return entry.fate
     took = f"delivered in {(entry.at - entry.sent_at) * 1e3:.3f} ms"
     return f"{took}, {entry.reason}" if entry.reason else took
 
@@ -237,11 +314,11 @@ def _fields(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _packet(entry: Entry, host: str | None) -> Packet:
+def _packet(entry: Entry, host: str | None, epoch: float) -> Packet:
     assert entry.data is not None
     outbound = entry.fate == "dropped" if host is None else entry.sender == host
     return Packet(
-        time=EPOCH + (entry.sent_at if host is not None and outbound else entry.at),
+        time=epoch + (entry.sent_at if host is not None and outbound else entry.at),
         source=entry.source,
         destination=entry.destination,
         data=entry.data,
