@@ -9,12 +9,13 @@ the manager flushes at the end of the loop's turn.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from aerogram import messages as codec
 from aerogram.answering import ANSWERS, Answering
+from aerogram.asking import Asking
 from aerogram.config import check_timeout
 from aerogram.core.budget import Budget
 from aerogram.core.channel import Outcome
@@ -32,11 +33,10 @@ from aerogram.errors import (
 )
 from aerogram.inbox import Inbox
 from aerogram.lifecycle import Lifecycle
-from aerogram.messages import Request, Stream
 from aerogram.outbox import Outbox, full
 from aerogram.pings import Pings
 from aerogram.receipts import Progress, Receipt, until_it_raises
-from aerogram.requests import Requests, checked_key, take_answers
+from aerogram.requests import Requests, take_answers
 from aerogram.session_clock import SessionClock
 from aerogram.shell import Shell
 from aerogram.typevars import StateT
@@ -49,15 +49,9 @@ if TYPE_CHECKING:
     from aerogram.groups import Group
 
 MessageT = TypeVar("MessageT")
-AnswerT = TypeVar("AnswerT")
-
-DEFAULT_REQUEST_TIMEOUT = 10.0
-"""Seconds; pass `timeout=None` to wait as long as the session lives."""
-DEFAULT_STREAM_WINDOW = 16
-"""Items of a stream that may be ahead of who iterates."""
 
 
-class Session(Generic[StateT]):
+class Session(Asking, Generic[StateT]):
     """A peer. Users get it from `connect`, or as the first argument of their handlers."""
 
     def __init__(
@@ -79,12 +73,11 @@ class Session(Generic[StateT]):
         self._shell = shell
         self._is_client = is_client
         self._clock: SessionClock | None = None
-        self.outbox = Outbox(shell, connection, channels)
+        super().__init__(Outbox(shell, connection, channels), Requests(self))
         self._mailboxes = Mailboxes(self)
         self._life = Lifecycle(self, shell, self._mailboxes)
         self._inbox = Inbox(self, self._mailboxes)
         self._groups: dict[Group[Any], None] = {}
-        self.requests = Requests(self)
         self.answering = Answering(self)
         self._error: SessionClosed | None = None
         self._pings = Pings(connection, shell)
@@ -276,58 +269,6 @@ class Session(Generic[StateT]):
         if self._error is not None:
             raise DeliveryFailed(outcome, str(self._error)) from self._error
         raise DeliveryFailed(outcome, receipt.reason)
-
-    async def request(
-        self,
-        request: Request[AnswerT],
-        *,
-        timeout: float | None = DEFAULT_REQUEST_TIMEOUT,
-        via: Channel | None = None,
-        retries: int = 0,
-        idempotency_key: bytes | None = None,
-    ) -> AnswerT:
-        """Ask and wait for the answer of the peer's handler.
-
-        The request is asked again up to `retries` times if it was lost, or not answered within
-        `timeout` seconds; the peer's handler runs once all the same. With an `idempotency_key`, 1
-        to 255 bytes that stand for this one request, it does so even if the request is asked anew
-        on another session, within two minutes after it was answered. For that the peer has to
-        recognise this side by its key: give `connect` an `identity`. Without one, and with a `psk`
-        or `insecure`, a key counts for its session only.
-
-        Whoever stops waiting, by a timeout or by being cancelled, cancels the peer's handler; not
-        so with an `idempotency_key`, whose answer may yet be asked for.
-
-        Raises `Rejected` if the peer's handler refused, `RequestFailed` if it raised or there is
-        none, `RequestTimeout` after `timeout` seconds, and what `send` raises.
-        """
-        channel = self.outbox.channel_for(type(request), via)
-        answer: AnswerT = await self.requests.ask(
-            request, channel, timeout, retries, checked_key(idempotency_key)
-        )
-        return answer
-
-    def stream(
-        self,
-        request: Stream[AnswerT],
-        *,
-        timeout: float | None = None,
-        window: int = DEFAULT_STREAM_WINDOW,
-        via: Channel | None = None,
-    ) -> AsyncGenerator[AnswerT]:
-        """Ask and iterate over what the peer's handler yields, in that order.
-
-        The peer is asked when the iteration begins. Its handler is at most `window` items ahead
-        and rests until more are taken. Leaving the loop closes the handler, as soon as the
-        iterator is collected or its `aclose` is awaited; `contextlib.aclosing` does that at once.
-
-        The iteration raises, after the items that came before, `Rejected` if the handler refused,
-        `RequestFailed` if it raised or there is none, `RequestTimeout` if the next item takes
-        longer than `timeout` seconds, and what `send` raises, such as `SessionClosed`.
-        Raises `ValueError` for a `window` below 1, and `InvalidMessage`.
-        """
-        channel = self.outbox.channel_for(type(request), via)
-        return self.requests.stream(request, channel, timeout, window)
 
     async def ping(self, *, timeout: float | None = None) -> float:
         """Measure a round trip to the peer's protocol, in seconds; no handler is involved.
