@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,6 +111,38 @@ async def test_nothing_is_left_when_serving_ends() -> None:
     assert asyncio.all_tasks() == before
     async with open_endpoint(LOOPBACK, address[1]) as again:
         assert again.local_address == address
+
+
+async def test_a_handler_may_have_any_endpoint(tmp_path: Path) -> None:
+    app, errors = App(), []
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((LOOPBACK, 0))
+    path = tmp_path / "socket"
+
+    async def shout(endpoint: DatagramEndpoint, datagram: Datagram) -> None:
+        await endpoint.send(b"/".join(datagram.records).upper(), datagram.address)
+
+    app.datagram(path=path)(shout)
+    app.datagram(socket=sock, keep_runs=True, on_error=errors.append)(shout)
+    async with serve_datagrams(app) as [local, ready_made], open_endpoint(LOOPBACK) as client:
+        assert ready_made.local_address == sock.getsockname()
+        await client.send_run([b"ab", b"cd"], ready_made.local_address)
+        answers = (await client.receive(timeout=5)).data
+        while len(answers) < 4:
+            answers += (await client.receive(timeout=5)).data
+        assert answers in {b"AB/CD", b"ABCD"}
+        async with open_endpoint(path=tmp_path / "client") as near:
+            assert await asked(near, b"near", local) == b"NEAR"
+
+
+def test_options_that_cannot_be_raise_where_they_are_written() -> None:
+    app = App()
+    for wrong in ({"overflow": "explode"}, {"path": "x"}, {"inherited": 0}):
+        with pytest.raises(ValueError, match="one of"):
+            app.datagram(LOOPBACK, 0, **wrong)
+    with pytest.raises(TypeError, match="colour"):
+        app.datagram(LOOPBACK, 0, colour="red")
+    assert app.datagram_routes == []
 
 
 @pytest.mark.parametrize(("host", "port"), [("", 1), (LOOPBACK, -1), (LOOPBACK, 70000), (7, 1)])

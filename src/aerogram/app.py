@@ -12,7 +12,7 @@ from collections.abc import (
     Iterable,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, Unpack, overload
 from weakref import WeakValueDictionary
 
 from aerogram import messages as codec
@@ -22,10 +22,9 @@ from aerogram.datagrams import DatagramRoute
 from aerogram.group_sending import OverRate
 from aerogram.groups import Group
 from aerogram.idempotency import AnswerCache
-from aerogram.io.arrivals import Overflow
 from aerogram.io.datagram import Datagram
 from aerogram.io.endpoint import DatagramEndpoint
-from aerogram.io.sockets import checked_address
+from aerogram.io.opening import EndpointOptions, open_endpoint
 from aerogram.messages import Message, Request, Stream
 from aerogram.routes import (
     ASKING_KINDS,
@@ -271,31 +270,22 @@ class App(Generic[DepsT, StateT]):
 
     def datagram(
         self,
-        host: str,
-        port: int,
-        *,
-        overflow: Overflow = "drop_oldest",
-        dual_stack: bool = False,
-        reuse_port: bool = False,
-        details: bool = True,
+        host: str | None = None,
+        port: int = 0,
+        **options: Unpack[EndpointOptions],
     ) -> Callable[[DatagramHandlerT], DatagramHandlerT]:
         """Register a coroutine function (endpoint, datagram) for bare datagrams at an address.
 
         There is no session and nothing of ours on the wire. The options are those of
-        `open_endpoint`; the endpoint is opened when the app is served. Raises `InvalidAddress`.
+        `open_endpoint`, `path`, `socket` and `inherited` among them; the endpoint is opened when
+        the app is served. Raises as that does.
         """
-        checked_address(host, port, to_bind=True)
-        options = {
-            "overflow": overflow,
-            "dual_stack": dual_stack,
-            "reuse_port": reuse_port,
-            "details": details,
-        }
+        open_endpoint(host, port, **options)  # which opens nothing yet, but looks at all of it
 
         def register(handler: DatagramHandlerT) -> DatagramHandlerT:
             call = chained(handler, self._middleware)
             name = getattr(handler, "__name__", repr(handler))
-            self.datagram_routes.append(DatagramRoute(host, port, options, call, name))
+            self.datagram_routes.append(DatagramRoute(host, port, dict(options), call, name))
             return handler
 
         return register

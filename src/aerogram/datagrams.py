@@ -35,7 +35,7 @@ LOG_LINES_PER_SECOND: Final = 10
 class DatagramRoute:
     """Where datagrams are expected, and who takes them."""
 
-    host: str
+    host: str | None
     port: int
     options: dict[str, Any]
     """Further arguments of `open_endpoint`."""

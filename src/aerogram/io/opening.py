@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from aerogram.config import Config
 from aerogram.errors import InvalidAddress
@@ -34,6 +34,22 @@ from aerogram.io.sockets import (
 from aerogram.io.traced import TracedLink
 from aerogram.io.tracing import Observer, Tracer, check_trace
 from aerogram.io.transportlink import TransportLink
+
+
+class EndpointOptions(TypedDict, total=False):
+    """What `open_endpoint` is told besides the address, the network and the configuration."""
+
+    path: str | os.PathLike[str] | None
+    socket: sockets.socket | None
+    inherited: str | int | None
+    dual_stack: bool
+    reuse_port: bool
+    overflow: Overflow
+    details: bool
+    gather_runs: bool
+    keep_runs: bool
+    may_fragment: bool
+    on_error: ErrorCallback | None
 
 
 class open_endpoint:  # noqa: N801  used as a function: `async with open_endpoint(...)`
