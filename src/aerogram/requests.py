@@ -142,6 +142,7 @@ class Requests:
                 name = asked.kind.__name__
                 raise RequestTimeout(f"{name} was not answered within {timeout} s") from None
         except NotDelivered:
+            session.poll()
             session.raise_if_closed()  # that says why
             raise
         return asked.answer()
@@ -183,6 +184,7 @@ class Requests:
                 if limit is not None:
                     await session.outbox.send_own(answers, codec.encode_more(identity, limit))
         except NotDelivered:
+            session.poll()
             session.raise_if_closed()  # that says why
             raise
         finally:

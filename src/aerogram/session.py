@@ -362,9 +362,12 @@ class Session(Asking, Generic[StateT]):
         """A handler raised: log it; the session lives."""
         self._shell.log_handler_error(self, name, error)
 
-    def raise_if_closed(self) -> None:
-        """Raise why the session has ended, if it has, and be it in this turn of the loop."""
+    def poll(self) -> None:
+        """Deal with what has happened in this turn of the loop."""
         self._shell.poll()
+
+    def raise_if_closed(self) -> None:
+        """Raise why the session has ended, if it is known to have."""
         if self._error is not None:
             raise self._error
 
