@@ -191,7 +191,9 @@ class Connection:
         if size > self._sender.admitted_bytes:
             self._turn_away(message)
             return
-        self._queue(channel, message, channel.queued_bytes + size)
+        channel.queue.append(message)
+        channel.queued_bytes += size
+        self._queued(channel)
         if message.deadline is not None:
             self._sender.expires(channel, message, message.deadline)
 
@@ -201,19 +203,23 @@ class Connection:
         False if it is for `send`, after whatever a full queue asks for; nothing has changed then.
         """
         size = len(message.payload)
+        queue = channel.queue
         queued_bytes = channel.queued_bytes + size
         if (
-            queued_bytes > channel.queue_bytes
-            or len(channel.queue) >= channel.queue_messages
+            len(queue) >= channel.queue_messages
+            or queued_bytes > channel.queue_bytes
             or size > self._sender.admitted_bytes
         ):
             return False
-        self._queue(channel, message, queued_bytes)
+        queue.append(message)
+        channel.queued_bytes = queued_bytes
+        if channel.busy and self.is_dirty:
+            self.stats.messages_sent += 1
+        else:
+            self._queued(channel)
         return True
 
-    def _queue(self, channel: SendChannel, message: Outgoing, queued_bytes: int) -> None:
-        channel.queue.append(message)
-        channel.queued_bytes = queued_bytes
+    def _queued(self, channel: SendChannel) -> None:
         self.stats.messages_sent += 1
         if not channel.busy:
             self._sender.mark_busy(channel)

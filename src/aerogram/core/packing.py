@@ -127,12 +127,12 @@ class Packer:
         while due and room >= HEADER_ROOM_BYTES and packet.units_left >= wire.FRAME_UNITS:
             channel = due.pop()
             frame = receiver.take_credit(channel)
-            packet.credits.append(channel)
+            packet.make_extras().credits.append(channel)
             packet.ack_eliciting = True
             room -= _put_frame(packet, parts, frame)
         while controls and len(controls[0]) <= room and packet.units_left >= wire.FRAME_UNITS:
             frame = controls.popleft()
-            packet.controls.append(frame)
+            packet.make_extras().controls.append(frame)
             packet.ack_eliciting = True
             room -= _put_frame(packet, parts, frame)
         if self._sender.skips:
@@ -144,14 +144,14 @@ class Packer:
         skips = self._sender.skips
         while skips and packet.units_left >= 2 * wire.FRAME_UNITS:
             channel, frame = skips[0]
-            is_known = channel.announced or channel in packet.announces
+            is_known = channel.announced or packet.announces(channel)
             if len(frame) + (0 if is_known else len(channel.announcement)) > room:
                 break
             if not is_known:
                 room -= _put_frame(packet, parts, channel.announcement)
-                packet.announces.append(channel)
+                packet.make_extras().announces.append(channel)
             room -= _put_frame(packet, parts, frame)
-            packet.skips.append(skips.popleft())
+            packet.make_extras().skips.append(skips.popleft())
             packet.ack_eliciting = True
         return room
 
@@ -171,7 +171,7 @@ class Packer:
         if sender.ping_due and room > 0 and (sender.pings or not packet.ack_eliciting):
             room -= _put_frame(packet, parts, wire.PING)
             packet.ack_eliciting = True
-            packet.pings, sender.pings = sender.pings, []
+            packet.make_extras().pings, sender.pings = sender.pings, []
         if room > 0 and packet.ack_eliciting and sender.schedule.levels and self._may_pad():
             # Equal sizes let the kernel take the whole run in one call (UDP_SEGMENT).
             parts.append(bytes(room))
@@ -209,7 +209,7 @@ class Packer:
         announced = 0
         if packet.units_left <= 2 * wire.FRAME_UNITS:
             return room
-        if not channel.announced and channel not in packet.announces:
+        if not channel.announced and not packet.announces(channel):
             if len(channel.announcement) + HEADER_ROOM_BYTES > room:
                 return room
             announced = _put_frame(packet, parts, channel.announcement)
@@ -224,7 +224,7 @@ class Packer:
         if room < before:
             packet.ack_eliciting = True
             if announced:
-                packet.announces.append(channel)
+                packet.make_extras().announces.append(channel)
             return room
         if announced:
             packet.units -= wire.FRAME_UNITS
@@ -235,58 +235,66 @@ class Packer:
         self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int
     ) -> int:
         """Messages that leave for the first time: the hot path of sending."""
-        queue = channel.queue
-        credit = channel.credit_cost - channel.sent_cost if channel.resends else 1 << 62
-        count = packet.units_left - wire.FRAME_UNITS
-        space = room - HEADER_ROOM_BYTES
-        run: list[Outgoing] = []
+        before = room
         if channel.is_plain:
-            run = self._take_equal(queue, space, credit, count)
-        body: list[bytes]
-        if run:
-            prefix = PREFIXES[len(run[0].payload)]
-            body = [prefix, prefix.join([message.payload for message in run])]
-        else:
-            lifetimes = Lifetimes(packet.sent_at) if channel.is_timed else None
-            run = self._take_mixed(channel, space, credit, count, lifetimes)
-            body = [part for m in run for part in (PREFIXES[len(m.payload)], m.payload)]
-            if run and lifetimes is not None:
-                room -= _put_lifetimes(packet, parts, channel, run[0].number, lifetimes)
-        if run:
-            header = wire.encode_messages_header(channel.identity, channel.next_number, len(run))
-            parts.append(header)
-            parts.extend(body)
-            room -= len(header) + sum(map(len, body))
-            self._note_sent(channel, packet, run)
+            room = self._fill_equal(channel, packet, parts, room)
+        if room == before:
+            room = self._fill_mixed(channel, packet, parts, room)
         if channel.wants_room:
             self._sender.outcomes.check_room(channel)
-        if queue and len(queue[0].payload) > self._sender.largest_whole:
+        queue, largest_whole = channel.queue, self._sender.largest_whole
+        if queue and len(queue[0].payload) > largest_whole:
             message = channel.head()
-            if message is not None and len(message.payload) > self._sender.largest_whole:
+            if message is not None and len(message.payload) > largest_whole:
                 room = self._fill_record(channel, packet, parts, room)
         return room
 
-    def _take_equal(
-        self, queue: deque[Outgoing], space: int, credit: int, count: int
-    ) -> list[Outgoing]:
+    def _fill_equal(
+        self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int
+    ) -> int:
         """As many messages as fit, if they are all of one size; else none are taken."""
+        queue = channel.queue
         size = len(queue[0].payload)
-        if size > self._sender.largest_whole:
-            return []
-        count = min(
-            count,
-            len(queue),
-            space // (size + len(PREFIXES[size])),
-            credit // (size + MESSAGE_OVERHEAD_BYTES),
-        )
+        count = min(packet.units_left - wire.FRAME_UNITS, len(queue))
+        if count < 2 or size > self._sender.largest_whole:
+            return room
+        prefix = PREFIXES[size]
+        room_each = size + len(prefix)
+        count = min(count, (room - HEADER_ROOM_BYTES) // room_each)
+        if channel.resends:
+            credit = channel.credit_cost - channel.sent_cost
+            count = min(count, credit // (size + MESSAGE_OVERHEAD_BYTES))
         if count < 2 or len(queue[count - 1].payload) != size:
-            return []
+            return room
         popleft = queue.popleft
         run = [popleft() for _ in range(count)]
-        if [len(m.payload) for m in run if m.outcome is None].count(size) == count:
-            return run
-        queue.extendleft(reversed(run))
-        return []
+        payloads = [message.payload for message in run if message.outcome is None]
+        if [*map(len, payloads)].count(size) != count:
+            queue.extendleft(reversed(run))
+            return room
+        header = wire.encode_messages_header(channel.identity, channel.next_number, count)
+        parts += (header, prefix, prefix.join(payloads))
+        self._note_sent(channel, packet, run, size * count)
+        return room - len(header) - room_each * count
+
+    def _fill_mixed(
+        self, channel: SendChannel, packet: SentPacket, parts: list[bytes], room: int
+    ) -> int:
+        """As many messages as fit, whatever their sizes."""
+        credit = channel.credit_cost - channel.sent_cost if channel.resends else 1 << 62
+        count = packet.units_left - wire.FRAME_UNITS
+        lifetimes = Lifetimes(packet.sent_at) if channel.is_timed else None
+        run = self._take_mixed(channel, room - HEADER_ROOM_BYTES, credit, count, lifetimes)
+        if not run:
+            return room
+        if lifetimes is not None:
+            room -= _put_lifetimes(packet, parts, channel, run[0].number, lifetimes)
+        header = wire.encode_messages_header(channel.identity, channel.next_number, len(run))
+        body = [part for m in run for part in (PREFIXES[len(m.payload)], m.payload)]
+        parts.append(header)
+        parts.extend(body)
+        self._note_sent(channel, packet, run, sum([len(message.payload) for message in run]))
+        return room - len(header) - sum(map(len, body))
 
     def _take_mixed(
         self,
@@ -317,13 +325,14 @@ class Packer:
                 lifetimes.add(message)
         return run
 
-    def _note_sent(self, channel: SendChannel, packet: SentPacket, run: list[Outgoing]) -> None:
+    def _note_sent(
+        self, channel: SendChannel, packet: SentPacket, run: list[Outgoing], size: int
+    ) -> None:
         number = channel.next_number
         for message in run:
             message.number = number
             message.carrier = packet
             number += 1
-        size = sum([len(message.payload) for message in run])
         channel.next_number = number
         channel.queued_bytes -= size
         channel.sent_cost += size + MESSAGE_OVERHEAD_BYTES * len(run)
@@ -424,7 +433,7 @@ class Packer:
         parts.append(header)
         parts.append(message.payload[piece.start : piece.end])
         packet.units += wire.FRAME_UNITS
-        packet.pieces.append(piece)
+        packet.make_extras().pieces.append(piece)
         return room - len(header) - (piece.end - piece.start)
 
     def _fill_lost_pieces(

@@ -79,18 +79,13 @@ class SentPacket:
     __slots__ = (
         "ack_eliciting",
         "acknowledges",
-        "announces",
-        "controls",
-        "credits",
         "delivered_before",
         "ended_at",
+        "extras",
         "number",
-        "pieces",
-        "pings",
         "runs",
         "sent_at",
         "size",
-        "skips",
         "units",
     )
 
@@ -107,17 +102,49 @@ class SentPacket:
         self.ack_eliciting = False
         self.acknowledges = -1
         self.runs: list[tuple[SendChannel, list[Outgoing]]] = []
+        self.extras: Extras | None = None
+        """What else it carried, if anything."""
+
+    def make_extras(self) -> Extras:
+        """What it carries beside whole messages, none so far if this is the first of it."""
+        extras = self.extras
+        if extras is None:
+            extras = self.extras = Extras()
+        return extras
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """The fragments that it carried."""
+        return [] if self.extras is None else self.extras.pieces
+
+    def announces(self, channel: SendChannel) -> bool:
+        """True if the peer learns from it which channel this is."""
+        return self.extras is not None and channel in self.extras.announces
+
+    def unload(self) -> None:
+        """Forget its messages: they know their packet, and no cycle is left to be collected."""
+        self.runs = []
+        if self.extras is not None:
+            self.extras.pieces = []
+
+    @property
+    def units_left(self) -> int:
+        """What a receiver still takes in this packet, less a PING."""
+        return wire.PACKET_UNITS_LIMIT - wire.FRAME_UNITS - self.units
+
+
+class Extras:
+    """What few packets carry beside whole messages. Most have none, and cost the less."""
+
+    __slots__ = ("announces", "controls", "credits", "pieces", "pings", "skips")
+
+    def __init__(self) -> None:
         self.pieces: list[Piece] = []
         self.controls: list[bytes] = []
         self.skips: list[tuple[SendChannel, bytes]] = []
         self.credits: list[ReceiveChannel] = []
         self.announces: list[SendChannel] = []
         self.pings: list[Callable[[], None]] = []
-
-    @property
-    def units_left(self) -> int:
-        """What a receiver still takes in this packet, less a PING."""
-        return wire.PACKET_UNITS_LIMIT - wire.FRAME_UNITS - self.units
 
 
 class Recovery:

@@ -153,8 +153,7 @@ class Repair:
             for piece in packet.pieces:
                 if piece.outcome is None and not is_tried(piece.channel, piece):
                     self.give_up(piece.channel, piece.message, Outcome.LOST, now)
-            packet.runs = []  # messages know their packet: no cycle is left to be collected
-            packet.pieces = []
+            packet.unload()
 
     def probe(self, now: float) -> None:
         """RFC 9002 §6.2.4: send what is oldest again, without calling it lost."""
@@ -176,18 +175,20 @@ class Repair:
         sender.ping_due = True
 
     def _controls_lost(self, packet: SentPacket) -> None:
-        sender = self._sender
-        sender.controls.extend(packet.controls)
-        sender.skips.extend(packet.skips)
-        for channel in packet.credits:
+        sender, extras = self._sender, packet.extras
+        if extras is None:
+            return
+        sender.controls.extend(extras.controls)
+        sender.skips.extend(extras.skips)
+        for channel in extras.credits:
             channel.owe_credit()
-        if packet.pings:
-            sender.pings.extend(packet.pings)
+        if extras.pings:
+            sender.pings.extend(extras.pings)
             sender.ping_due = True
-        packet.pings = []
-        packet.controls = []
-        packet.skips = []
-        packet.credits = []
+        extras.pings = []
+        extras.controls = []
+        extras.skips = []
+        extras.credits = []
 
     def _send_again(self, channel: SendChannel, message: Outgoing) -> None:
         history = message.make_history()

@@ -222,21 +222,22 @@ class Sender:
         for packet in newly:
             self.controller.acknowledged(packet.size, packet.sent_at, now)
             receiver.peer_knows(packet.acknowledges)
-            for answered in packet.pings:
-                answered()
+            if packet.extras is not None:
+                for answered in packet.extras.pings:
+                    answered()
             self._packet_delivered(packet, now)
         self.repair.detect_lost(now)
 
     def _packet_delivered(self, packet: SentPacket, now: float) -> None:
         packet.ended_at = now
-        for channel in packet.announces:
-            channel.announced = True
         for _, run in packet.runs:
             self._run_delivered(run, packet)
-        for piece in packet.pieces:
-            self._piece_delivered(piece, now)
-        packet.runs = []  # messages know their packet: no cycle is left to be collected
-        packet.pieces = []
+        if packet.extras is not None:
+            for channel in packet.extras.announces:
+                channel.announced = True
+            for piece in packet.extras.pieces:
+                self._piece_delivered(piece, now)
+        packet.unload()
 
     def _run_delivered(self, run: list[Outgoing], packet: SentPacket) -> None:
         delivered = 0

@@ -10,6 +10,7 @@ from typing import Final
 
 from aerogram.core import wire
 from aerogram.core.connection import State
+from aerogram.core.outgoing import Outgoing
 from tests.fuzz.hosts import (
     CLIENT,
     CLIENT_CID,
@@ -71,7 +72,7 @@ class Forger:
 
     def say(self, source: Address, message: bytes) -> None:
         """One side sends a message, and everything that leaves arrives."""
-        self.connections[source].send(self._channels[source], message)
+        self.connections[source].send(self._channels[source], Outgoing(message))
         self._settle([(source, datagram) for datagram in self.hosts[source].turn()])
 
     def _settle(self, sent: list[tuple[Address, Datagram]]) -> None:
