@@ -44,15 +44,13 @@ from aerogram.core.recovery import Rtt
 from aerogram.core.sender import Sender
 from aerogram.core.stats import ConnectionStats
 from aerogram.core.timing import Timing
-from aerogram.errors import CryptoError, DecodeError, MessageTooLarge
+from aerogram.errors import CryptoError, DecodeError
 
 if TYPE_CHECKING:
     from aerogram.core.handshake import ClientHandshake
 
 PACKETS_PER_TURN: Final = 64
 """Packets built before other connections get their turn; also what one UDP_SEGMENT run holds."""
-LONGEST_PATIENCE_SECONDS: Final = 1.0
-"""A new address is challenged again after this at most, while packets keep coming from there."""
 CONTROLS_LIMIT: Final = 1024
 """Refusals and answers to path challenges that wait for a packet; further ones are left out."""
 
@@ -189,7 +187,7 @@ class Connection:
         """
         size = len(message.payload)
         if size > self._sender.admitted_bytes:
-            self._turn_away(message)
+            self._sender.turn_away(message, self._last_received_at)
             return
         self._queue(channel, message, channel.queued_bytes + size)
         if message.deadline is not None:
@@ -219,16 +217,6 @@ class Connection:
             self._sender.mark_busy(channel)
         if not self.is_dirty:
             self.touch()
-
-    def _turn_away(self, message: Outgoing) -> None:
-        sender = self._sender
-        size = len(message.payload)
-        if size > sender.peer_max_record_bytes:
-            raise MessageTooLarge(
-                f"{size} bytes; the peer takes {sender.peer_max_record_bytes} at most"
-            )
-        # The connection has ended in this turn, and its user is not told yet.
-        sender.outcomes.lose(message, self._last_received_at)
 
     def send_about(
         self, key: Hashable, channel: SendChannel, message: Outgoing, now: float
@@ -380,7 +368,8 @@ class Connection:
             return True
         receiver.packet_taken(number, now, eliciting=eliciting)
         if newest and address != self.path.address:
-            self._suspect_path(address, now)
+            patience = self._sender.recovery.probe_timeout()
+            self.path.suspect(address, patience, self._shared.random_bytes, now)
         return True
 
     def _receive_late(self, frames: list[wire.Frame], now: float) -> None:
@@ -398,11 +387,6 @@ class Connection:
         self.state = State.DRAINING
         answer = wire.encode_close(CloseCode.NO_ERROR, "")
         self._farewell = Farewell(answer, self._sender.recovery, now, is_answer=True)
-
-    def _suspect_path(self, address: Address, now: float) -> None:
-        patience = min(self._sender.recovery.probe_timeout(), LONGEST_PATIENCE_SECONDS)
-        if self.path.wants_challenge(address, patience, now):
-            self.path.challenged(address, self._shared.random_bytes(8), now)
 
     # -- what to do next
 
