@@ -43,6 +43,7 @@ from aerogram.errors import (
 )
 from aerogram.io.protocol import PacketProtocol
 from aerogram.session import Session
+from aerogram.timers import DeadlineTimers
 
 if TYPE_CHECKING:
     from aerogram.app import App
@@ -92,8 +93,7 @@ class SessionManager:
         self.time = clock_of(self._loop)
         """The endpoint's clock, in seconds."""
         self._check_at = self.time() + LEDGER_CHECK_SECONDS
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._timers = DeadlineTimers(self._loop, self._timeout)
         self._transport: asyncio.DatagramTransport | None = None
         self._protocol: PacketProtocol | None = None
         self._lines_left = LOG_LINES_PER_SECOND
@@ -219,22 +219,20 @@ class SessionManager:
             return
         if self._loop.get_debug():
             due = min(due, self._check_at)
-        if self._timer is not None:
-            if self._timer_at <= due:
-                return  # it fires too early, looks, and is armed again
-            self._timer.cancel()
-        self._timer_at = due
-        self._timer = self._loop.call_at(due, self._timeout)
+        self._timers.arm(due)
 
     def _timeout(self) -> None:
-        self._timer = None
-        if self._loop.get_debug() and self.time() >= self._check_at:
+        now = self.time()
+        if self._loop.get_debug() and now >= self._check_at:
             self._check_ledgers()
         try:
-            self.endpoint.handle_timeout(self.time())
+            self.endpoint.handle_timeout(now)
         except Exception as error:  # of a delivery that the application wrote
             self._application_failed("a delivery", error)
-        self._flush()
+        if self.endpoint.has_work:
+            self._flush()
+        else:
+            self._arm()
 
     def _check_ledgers(self) -> None:
         self._check_at = self.time() + LEDGER_CHECK_SECONDS
@@ -391,9 +389,7 @@ class SessionManager:
             self._end_sessions(reason, grace)
             self._flush()
             self._stopped = self.flush_scheduled = True  # nothing is flushed any more
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            self._timers.stop()
             self._closed.set()
             if self._protocol is not None:
                 self._protocol.close()

@@ -8,6 +8,7 @@ It ends in one of two ways: it says CLOSE and is told so (CLOSING), or the peer 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -455,15 +456,18 @@ class Connection:
         if self._farewell is not None:
             return self._farewell.at if self.state is State.CLOSING else self._farewell.ends_at
         result = self._last_received_at + self._idle_seconds
-        keepalive = self._keepalive_at()
-        if keepalive < result:
-            result = keepalive
-        for due in (
-            self._sender.deadline(),
-            self._receiver.ack_due,
-            self._receiver.partial_deadline(),
-            None if self._timing is None else self._timing.deadline(),
-        ):
+        if not self._sender.recovery.sent:
+            keepalive = self._keepalive_at()
+            if keepalive < result:
+                result = keepalive
+        due = self._sender.deadline()
+        if due is not None and due < result:
+            result = due
+        due = self._receiver.deadline()
+        if due is not None and due < result:
+            result = due
+        if self._timing is not None:
+            due = self._timing.deadline()
             if due is not None and due < result:
                 result = due
         return result
@@ -472,7 +476,7 @@ class Connection:
         recovery = self._sender.recovery
         # What is in flight asks the peer already, and a full window would hold the PING back.
         if recovery.sent:
-            return float("inf")
+            return math.inf
         return max(self._last_received_at, recovery.last_eliciting_at) + self._keepalive_seconds
 
     def handle_timeout(self, now: float) -> None:
