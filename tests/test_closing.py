@@ -147,7 +147,7 @@ async def test_a_closed_server_arms_no_timer_for_peers_that_never_answered(confi
         manager._flush()
         manager.schedule_flush()
         await asyncio.sleep(0)
-        assert manager._timer is None
+        assert not manager._timers._armed
 
 
 # Handlers that do not end

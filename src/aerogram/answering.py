@@ -64,9 +64,11 @@ class Flow:
 class Answering:
     """What a session is asked, and what it answers."""
 
-    __slots__ = ("_cancelled", "_flows", "_repeatable", "_running", "_scope", "_session")
+    __slots__ = ("_cancelled", "_flows", "_repeatable", "_running", "_scope", "_session", "lasting")
 
     def __init__(self, session: Session[Any]) -> None:
+        self.lasting: set[asyncio.Task[Any] | None] = set()
+        """Those that answer what may be asked again on another session."""
         self._session = session
         self._running: dict[int, tuple[asyncio.Timeout, asyncio.Task[Any] | None]] = {}
         """What can cut an answer short, by the number of the question."""
@@ -216,10 +218,12 @@ class Answering:
             await self._refuse(question, "another request has come with this idempotency key")
         if entry is None:
             entry = cache.begin(scoped, digest)
-            reply = None
+            reply, task = None, asyncio.current_task()
+            self.lasting.add(task)
             try:
                 reply = await self._called(question, route, request, deadline)
             finally:
+                self.lasting.discard(task)
                 cache.finish(scoped, reply, session.time())
         reply = await asyncio.shield(entry.answer)
         if reply is None:

@@ -12,6 +12,7 @@ from collections.abc import (
     Iterable,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, Unpack, overload
 from weakref import WeakValueDictionary
 
@@ -35,7 +36,12 @@ from aerogram.routes import (
     RouteTable,
     begun,
     chained,
+    check_coroutine_function,
+    check_registered_type,
+    is_async_generator,
+    is_coroutine_function,
     make_route,
+    name_of,
 )
 from aerogram.session import Session
 from aerogram.typevars import DepsT, StateT
@@ -54,6 +60,7 @@ DatagramHandlerT = TypeVar(
 )
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[Any]])
 
+NO_LIFESPAN: Final = "lifespan= is a function that returns an async context manager"
 PLAIN_TYPES: Final = (bytes, str, int, float, bool, list, dict, type(None))
 """Types that may be sent and handled without a `Message` class."""
 
@@ -63,6 +70,7 @@ class App(Generic[DepsT, StateT]):
 
     `lifespan` is entered when serving starts; what it yields is `state`. `session_state` makes the
     `state` of each new session. `middleware` surrounds every handler, the first outermost.
+    Raises `TypeError` for a `lifespan`, `session_state`, channel or middleware that is none.
     """
 
     @overload
@@ -105,6 +113,11 @@ class App(Generic[DepsT, StateT]):
         channels: Iterable[Channel] = (),
         middleware: Iterable[Middleware] = (),
     ) -> None:
+        middleware = [*middleware]
+        for layer in middleware:
+            check_coroutine_function(layer, "middleware")
+        _check_lifespan(lifespan)
+        _check_session_state(session_state)
         self.channels = Channels(channels, self._decode)
         self.lifespan = lifespan
         self.session_state = session_state
@@ -112,7 +125,7 @@ class App(Generic[DepsT, StateT]):
         """Who handles what; sessions look messages up in it."""
         self.kept_answers = AnswerCache()
         """Answers to requests that their askers may repeat on another session."""
-        self._middleware = [*middleware]
+        self._middleware = middleware
         ask = Route(codec.decode_question, answer_question, "request")
         for kind in ASKING_KINDS:
             self.routes.add(kind, codec.Question, ask)
@@ -159,6 +172,7 @@ class App(Generic[DepsT, StateT]):
     ) -> Callable[[Handler], Handler]:
         """Register a coroutine function for a message type, a plain type, or a topic.
 
+        It may also be a `functools.partial` of one, or an object whose `__call__` is one.
         Messages of a session are handled one at a time on each channel, in the channel's order.
         Two keywords let the messages of a type leave that order:
 
@@ -178,11 +192,12 @@ class App(Generic[DepsT, StateT]):
         its end. Both are counted.
 
         Raises `ValueError` if there is a handler already, or for a `concurrency` below 1;
-        `TypeError` for a type that is not a message.
+        `TypeError` for a type that is not a message, and for a handler that is not async.
         """
+        key_of, decode, name = self._described(kind)
 
         def register(handler: Handler) -> Handler:
-            key_of, decode, name = self._described(kind)
+            check_coroutine_function(handler, f"the handler of {name}")
             call = chained(handler, self._middleware)
             route = make_route(
                 decode, call, name, concurrency=concurrency, key=key, to_deadline=deadline
@@ -196,6 +211,7 @@ class App(Generic[DepsT, StateT]):
         """Routing key, decoder and name of what `on` takes."""
         if isinstance(kind, str):
             return codec.topic_key(kind), codec.decode_topic, repr(kind)
+        check_registered_type(kind, "@app.on")
         if issubclass(kind, codec.ASKING):
             raise TypeError(f"{kind.__name__} is a request: use @app.answers")
         if not issubclass(kind, Message) and kind not in PLAIN_TYPES:
@@ -247,8 +263,9 @@ class App(Generic[DepsT, StateT]):
 
         `Rejected` raised in either tells the one who asked. Raises `ValueError` if there is a
         handler already, or for a `concurrency` below 1; `TypeError` for a type that is no
-        request, and for a handler of the other sort.
+        request, and for a handler of another sort.
         """
+        _check_asking(kind)
 
         def register(handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
             is_stream = _is_stream(kind, handler)
@@ -278,13 +295,14 @@ class App(Generic[DepsT, StateT]):
 
         There is no session and nothing of ours on the wire. The options are those of
         `open_endpoint`, `path`, `socket` and `inherited` among them; the endpoint is opened when
-        the app is served. Raises as that does.
+        the app is served. Raises as that does, and `TypeError` for a handler that is not async.
         """
         open_endpoint(host, port, **options)  # which opens nothing yet, but looks at all of it
 
         def register(handler: DatagramHandlerT) -> DatagramHandlerT:
+            check_coroutine_function(handler, "the handler of datagrams")
             call = chained(handler, self._middleware)
-            name = getattr(handler, "__name__", repr(handler))
+            name = name_of(handler)
             self.datagram_routes.append(DatagramRoute(host, port, dict(options), call, name))
             return handler
 
@@ -293,13 +311,19 @@ class App(Generic[DepsT, StateT]):
     def on_open(self, handler: HandlerT) -> HandlerT:
         """Register a coroutine function that each new session runs before its first message.
 
-        `Rejected` raised in it closes the session with that reason.
+        `Rejected` raised in it closes the session with that reason. Raises `TypeError` for a
+        function that is not async.
         """
+        check_coroutine_function(handler, "on_open")
         self._openers.append(handler)
         return handler
 
     def on_close(self, handler: HandlerT) -> HandlerT:
-        """Register a coroutine function (session, error) that always runs when a session ends."""
+        """Register a coroutine function (session, error) that always runs when a session ends.
+
+        Raises `TypeError` for a function that is not async.
+        """
+        check_coroutine_function(handler, "on_close")
         self._closers.append(handler)
         return handler
 
@@ -362,7 +386,10 @@ class App(Generic[DepsT, StateT]):
         if self.lifespan is None:
             yield
             return
-        async with self.lifespan() as state:
+        context = self.lifespan()
+        if not hasattr(context, "__aenter__"):
+            raise TypeError(f"{NO_LIFESPAN}, and this one returned {context!r}")
+        async with context as state:
             self._state.append(state)
             try:
                 yield
@@ -398,13 +425,46 @@ class App(Generic[DepsT, StateT]):
         )
 
 
-def _is_stream(kind: type[Any], handler: Callable[..., Any]) -> bool:
-    """True for a `Stream`. Raises `TypeError` if the handler does not suit the kind."""
+def _check_asking(kind: type[Any]) -> None:
+    """Raise `TypeError` for what is neither a `Request` nor a `Stream`."""
+    check_registered_type(kind, "@app.answers")
     if not issubclass(kind, codec.ASKING):
         raise TypeError(f"{kind.__name__} is no request: use @app.on")
-    is_stream = issubclass(kind, Stream)
-    if is_stream and inspect.iscoroutinefunction(handler):
-        raise TypeError(f"{kind.__name__} is a Stream: its handler yields items")
-    if not is_stream and inspect.isasyncgenfunction(handler):
-        raise TypeError(f"{kind.__name__} is a Request, its handler returns one answer: see Stream")
-    return is_stream
+
+
+def _is_stream(kind: type[Any], handler: Callable[..., Any]) -> bool:
+    """True for a `Stream`. Raises `TypeError` if the handler does not suit the kind."""
+    name = kind.__name__
+    if not issubclass(kind, Stream):
+        if is_async_generator(handler):
+            raise TypeError(f"{name} is a Request, its handler returns one answer: see Stream")
+        check_coroutine_function(handler, f"what answers {name}")
+        return False
+    if not is_async_generator(handler):
+        raise TypeError(
+            f"{name} is a Stream: its handler yields items, as an `async def` with `yield`, and "
+            f"{name_of(handler)} does not"
+        )
+    return True
+
+
+def _check_lifespan(lifespan: object) -> None:
+    """Raise `TypeError` for what is known to make no context manager before it is called."""
+    while isinstance(lifespan, partial):
+        lifespan = lifespan.func
+    if lifespan is None:
+        return
+    if is_async_generator(lifespan):
+        if not hasattr(lifespan, "__wrapped__"):
+            raise TypeError(f"{NO_LIFESPAN}: put @contextlib.asynccontextmanager above this one")
+    elif not callable(lifespan) or is_coroutine_function(lifespan):
+        raise TypeError(f"{NO_LIFESPAN}, not {lifespan!r}")
+    elif inspect.isgeneratorfunction(inspect.unwrap(lifespan)):
+        raise TypeError(f"{NO_LIFESPAN}: write this one as an `async def`")
+
+
+def _check_session_state(session_state: object) -> None:
+    if session_state is None:
+        return
+    if not callable(session_state) or is_coroutine_function(session_state):
+        raise TypeError(f"session_state= is a plain function without arguments: {session_state!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aerogram import delivery as presets
 from aerogram import messages as codec
@@ -18,10 +18,11 @@ from aerogram.errors import DecodeError, InvalidMessage
 class Channel:
     """A named channel: its delivery, and the types that travel on it in one order.
 
-    Raises `ValueError` for what cannot be.
+    Raises `ValueError` or `TypeError` for what cannot be.
     """
 
     name: str
+    """1 to 255 bytes in UTF-8; both ends know the channel by it."""
     delivery: Delivery
     carries: Sequence[type] = ()
     priority: int = 0
@@ -40,6 +41,13 @@ class Channel:
     """The same in bytes; None is `Config.send_queue_bytes`. An empty queue takes any message."""
 
     def __post_init__(self) -> None:
+        _check_name(self.name)
+        if not isinstance(self.delivery, Delivery):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"channel {self.name!r}: delivery is one like delivery.ordered(), "
+                f"not {self.delivery!r}"
+            )
+        _check_carried(self.name, self.carries)
         _ = self.spec
 
     @property
@@ -55,6 +63,25 @@ class Channel:
             queue_bytes=self.queue_bytes,
         )
 
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a channel is a str, not {name!r}")
+    size = len(name.encode(errors="replace"))
+    if not 0 < size <= NAME_BYTES_MAX:
+        raise ValueError(f"the name of a channel has 1 to {NAME_BYTES_MAX} bytes, not {size}")
+
+
+def _check_carried(name: str, carries: object) -> None:
+    if not isinstance(carries, Sequence) or isinstance(carries, str):
+        raise TypeError(f"channel {name!r}: carries= is a list of types, not {carries!r}")
+    for kind in cast("Sequence[object]", carries):
+        if not isinstance(kind, type):
+            raise TypeError(f"channel {name!r}: carries= is a list of types, with {kind!r} in it")
+
+
+NAME_BYTES_MAX: Final = codec.NAME_BYTES_MAX
+"""The longest name of a channel, as of a topic or tag."""
 
 DEFAULT_CHANNEL: Final = Channel("default", presets.ordered())
 ANSWERS_CHANNEL: Final = Channel("answers", presets.reliable())
@@ -81,6 +108,8 @@ class Channels:
             self._add(channel)
 
     def _add(self, channel: Channel) -> None:
+        if not isinstance(channel, Channel):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"channels= takes a list of Channel, with {channel!r} in it")
         if channel.name in self.specs:
             raise ValueError(f"two channels are named {channel.name!r}")
         self.specs[channel.name] = self._viewed(channel.spec)

@@ -6,6 +6,7 @@ clients. Sizes are bytes, times are seconds.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, get_args
 
@@ -56,6 +57,8 @@ class Range(NamedTuple):
 
     def __str__(self) -> str:
         span = f"{_shown(self.least)} to {_shown(self.most)}"
+        if self.least == -math.inf:
+            span = f"at most {_shown(self.most)}"
         return f"0 or {span}" if self.or_zero else span
 
 

@@ -3,7 +3,8 @@
 A delivery is an ordering (what the receiver shows, and in which order) times a retry policy (what
 the sender does about a loss). A preset is a call; a policy of one's own is
 `Delivery(OrderingClass, retry)`. With a `key`, newer messages supersede older ones: what is out of
-date is neither sent nor sent again.
+date is neither sent nor sent again. Every preset raises `ValueError` or `TypeError` for a deadline
+that is not above 0 seconds, or `attempts` that are not a number from 1 on.
 """
 
 from __future__ import annotations

@@ -108,13 +108,13 @@ class Mailbox:
         self._queue.extend(rest)
         self._cost += _total(rest) - _total(waiting)
 
-    def cancel(self) -> None:
-        """Cancel the handler that runs, and drop what waits."""
-        if self._worker is not None:
-            self._worker.cancel()
+    def drop_waiting(self) -> None:
+        """Drop what no handler has begun: the session has ended."""
+        self._put_back_rest()
         dropped = sum([len(run) for _, run, _ in self._queue])
         self._session.counts.messages_dropped_closed += dropped
         self._queue.clear()
+        self._cost = 0
 
     def _bound(self, runs: list[Run]) -> None:
         """Unreliable channels have no credit: the oldest messages give way."""
@@ -296,12 +296,12 @@ class Mailboxes:
         for mailbox in self._by_channel.values():
             mailbox.sift(sieve)
 
-    def cancel(self) -> None:
-        """Cancel the handlers that run, and drop what waits."""
+    def drop_waiting(self) -> None:
+        """Drop what no handler has begun: the session has ended."""
         for mailbox in self._by_channel.values():
-            mailbox.cancel()
+            mailbox.drop_waiting()
         for lane in self._lanes.values():
-            lane.cancel()
+            lane.drop_waiting()
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:

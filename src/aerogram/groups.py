@@ -196,8 +196,8 @@ class Group(Generic[StateT]):
         without room for `patience` seconds, and miss messages from then on until they have room;
         `when_full` may say that they miss it at once, or that they are closed. On a channel that
         drops messages or wants an error when it is full, nobody waits. `via` and `deadline` are
-        those of `Session.send`. Raises `InvalidMessage`, `MessageTooLarge` if no
-        member takes as much, and what `where` raises.
+        those of `Session.send`. Raises `InvalidMessage`, `MessageTooLarge` if no member takes as
+        much, `ValueError` or `TypeError` for a deadline that is none, and what `where` raises.
         """
         parcel = Parcel(message, type(message), codec.encode(message), via, deadline)
         return await self._send(parcel, exclude, where, when_full, patience)

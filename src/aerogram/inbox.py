@@ -192,8 +192,8 @@ class Inbox:
     def _ask_for(self, kind: type[Any] | None) -> None:
         """Keep messages of a type from now on, and those that wait for a handler in vain."""
         key = None if kind is None else codec.type_key(kind)
-        if kind is not None and issubclass(kind, codec.ASKING):
-            raise TypeError(f"{kind.__name__} is a request: @app.answers takes it")
+        if issubclass(kind or object, codec.ASKING):
+            raise TypeError(f"{kind} is a request: @app.answers takes it")
         app = self._session.app
         if app is None or kind in self._types:
             return

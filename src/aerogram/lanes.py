@@ -135,10 +135,8 @@ class Lane:
             if not job.route.is_stream:
                 session.consumed(job.channel, job.cost)
 
-    def cancel(self) -> None:
-        """Cancel the handlers that run, and drop what waits."""
-        for task in self.tasks:
-            task.cancel()
+    def drop_waiting(self) -> None:
+        """Drop what no handler has begun: the session has ended."""
         dropped = sum([len(jobs) for jobs in self._jobs.values()])
         self._session.counts.messages_dropped_closed += dropped
         for jobs in self._jobs.values():

@@ -43,6 +43,7 @@ from aerogram.errors import (
 )
 from aerogram.io.protocol import PacketProtocol
 from aerogram.session import Session
+from aerogram.timers import DeadlineTimers
 
 if TYPE_CHECKING:
     from aerogram.app import App
@@ -58,9 +59,6 @@ SessionEvent = (
 
 LOG_LINES_PER_SECOND: Final = 10
 """Handler errors beyond this are counted and not logged."""
-
-CANCELS_LIMIT: Final = 3
-"""Handlers that catch this many cancellations are left alone when a server closes."""
 
 LEDGER_CHECK_SECONDS: Final = 5.0
 """In asyncio's debug mode the ledger of each session is checked this often."""
@@ -95,14 +93,15 @@ class SessionManager:
         self.time = clock_of(self._loop)
         """The endpoint's clock, in seconds."""
         self._check_at = self.time() + LEDGER_CHECK_SECONDS
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._timers = DeadlineTimers(self._loop, self._timeout)
         self._transport: asyncio.DatagramTransport | None = None
         self._protocol: PacketProtocol | None = None
         self._lines_left = LOG_LINES_PER_SECOND
         self._lines_since = 0.0
         self._gone: asyncio.Future[None] | None = None
         self._closing = False
+        self._callers: list[Session[Any]] = []
+        """Sessions of which a handler is closing them all."""
         self._stopped = False
         self._closed = asyncio.Event()
         self._lost: asyncio.Future[None] = self._loop.create_future()
@@ -220,22 +219,20 @@ class SessionManager:
             return
         if self._loop.get_debug():
             due = min(due, self._check_at)
-        if self._timer is not None:
-            if self._timer_at <= due:
-                return  # it fires too early, looks, and is armed again
-            self._timer.cancel()
-        self._timer_at = due
-        self._timer = self._loop.call_at(due, self._timeout)
+        self._timers.arm(due)
 
     def _timeout(self) -> None:
-        self._timer = None
-        if self._loop.get_debug() and self.time() >= self._check_at:
+        now = self.time()
+        if self._loop.get_debug() and now >= self._check_at:
             self._check_ledgers()
         try:
-            self.endpoint.handle_timeout(self.time())
+            self.endpoint.handle_timeout(now)
         except Exception as error:  # of a delivery that the application wrote
             self._application_failed("a delivery", error)
-        self._flush()
+        if self.endpoint.has_work:
+            self._flush()
+        else:
+            self._arm()
 
     def _check_ledgers(self) -> None:
         self._check_at = self.time() + LEDGER_CHECK_SECONDS
@@ -274,7 +271,7 @@ class SessionManager:
         elif isinstance(event, SessionEnded):
             self._ended(session, event)
         elif isinstance(event, Drained):
-            session.has_drained()
+            session.life.has_drained()
         elif isinstance(event, PolicyFailed):
             self._application_failed(f"the delivery of channel {event.channel_name!r}", event.error)
         else:
@@ -299,7 +296,7 @@ class SessionManager:
         connection.owner = session
         self.sessions[session] = None
         self._logger.info("session with %s opened", session.address)
-        session.start()
+        session.life.start()
         if waiter is None:
             return
         if waiter.done():
@@ -328,6 +325,11 @@ class SessionManager:
             self._logger.error(
                 "the handler of %s failed for %s", name, session.address, exc_info=error
             )
+
+    def log_overdue(self, session: Session[Any], level: int, text: str) -> None:
+        """Handlers have not ended in their time."""
+        if self._may_log():
+            self._logger.log(level, "handlers of %s have not ended and %s", session.address, text)
 
     def _application_failed(self, what: str, error: Exception) -> None:
         """Something of the application raised that belongs to no message: as a handler."""
@@ -367,68 +369,58 @@ class SessionManager:
             raise
 
     async def close(self, reason: str, grace: float) -> None:
-        """Close all sessions, wait for them at most `grace` seconds, and then the socket.
+        """Close all sessions, wait for them, and then close the socket.
 
-        Messages that are queued are let out first; handlers that still run after the grace are
-        cancelled. If this call is cancelled, all that happens at once.
+        Messages that are queued are let out first, and handlers let end, at most `grace` seconds;
+        then they are cancelled. A handler that calls this is not waited for; it has the grace when
+        this returns. If this call is cancelled, all that happens at once.
         """
         if self._closing:
             await self._closed.wait()
             return
         self._closing = True
         self.endpoint.accepting = False
+        self._callers = [session for session in self.sessions if session.life.is_handling]
+        for session in self._callers:
+            session.life.hold()
         try:
             await self._close_sessions(reason, grace)
         finally:
-            self._end_sessions(reason)
+            self._end_sessions(reason, grace)
             self._flush()
             self._stopped = self.flush_scheduled = True  # nothing is flushed any more
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            self._timers.stop()
             self._closed.set()
             if self._protocol is not None:
                 self._protocol.close()
                 await asyncio.wait([self._lost], timeout=SOCKET_CLOSES_SECONDS)
 
     async def _close_sessions(self, reason: str, grace: float) -> None:
-        closing = [
-            asyncio.ensure_future(session.close(reason, grace=grace / 2))
-            for session in [*self.sessions]
-        ]
+        closing: list[asyncio.Future[None]] = []
+        for session in [*self.sessions]:
+            close = session.life.shut if session in self._callers else session.life.close
+            closing.append(asyncio.ensure_future(close(reason, 0, grace)))
         try:
             if closing:
-                await asyncio.wait(closing, timeout=grace)
-                await self._cancel_handlers(reason, closing, grace)
+                await asyncio.wait(closing)
         finally:
             for task in closing:
                 task.cancel()
         self._gone = self._loop.create_future()
         self.schedule_flush()
-        await asyncio.wait([self._gone], timeout=grace)
+        await asyncio.wait([self._gone], timeout=grace / 2)
 
-    async def _cancel_handlers(
-        self, reason: str, closing: list[asyncio.Task[None]], grace: float
-    ) -> None:
-        """Cancel what still runs, and again: `on_close` runs after the other handlers."""
-        for _ in range(CANCELS_LIMIT):
-            self._end_sessions(reason)
-            _, running = await asyncio.wait(closing, timeout=grace)
-            if not running:
-                return
-        self._logger.error("handlers of %d sessions go on although cancelled", len(self.sessions))
-
-    def _end_sessions(self, reason: str) -> None:
+    def _end_sessions(self, reason: str, grace: float) -> None:
         """End every session and cancel its handlers."""
         now = self.time()
         for connection in self.endpoint.connections:
             connection.close(CloseCode.GOING_AWAY, reason, now)
         self.poll()
         for session in [*self.sessions]:
-            session.cancel()
+            session.life.hurry(grace if session in self._callers else 0.0)
 
     def _all_gone(self) -> bool:
-        if self.sessions:
+        if any(session not in self._callers for session in self.sessions):
             return False
         return all(c.state is not State.CLOSING for c in self.endpoint.connections)
 

@@ -10,7 +10,7 @@ place of another needs no room.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from aerogram.errors import InvalidMessage, QueueFull, SessionClosed
@@ -48,7 +48,7 @@ class Outbox:
         self._shell = shell
         self._connection = connection
         self._channels = channels
-        self._writers: dict[int, list[asyncio.Future[None]]] = {}
+        self._writers: dict[int, dict[asyncio.Future[None], None]] = {}
         self._error: SessionClosed | None = None
 
     # -- channels
@@ -95,7 +95,12 @@ class Outbox:
         while receipt is None:
             if channel.when_full == "error":
                 raise full(channel)
-            await self.when_room(channel)
+            ready = self.when_room(channel)
+            try:
+                await ready
+            except asyncio.CancelledError:
+                self._forget(channel, ready)
+                raise
             receipt = self.offer(channel, message, payload, deadline)
         return receipt
 
@@ -133,12 +138,19 @@ class Outbox:
             self._shell.schedule_flush()
         channel.wants_room = True
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._writers.setdefault(channel.identity, []).append(ready)
+        self._writers.setdefault(channel.identity, {})[ready] = None
         return ready
+
+    def _forget(self, channel: SendChannel, ready: asyncio.Future[None]) -> None:
+        """Somebody waits for room no longer."""
+        waiting = self._writers.get(channel.identity, {})
+        waiting.pop(ready, None)
+        if not waiting:
+            self._writers.pop(channel.identity, None)
 
     def has_room(self, channel: SendChannel) -> None:
         """A queue that was full is half empty."""
-        _wake(self._writers.pop(channel.identity, []))
+        _wake(self._writers.pop(channel.identity, {}))
 
     def put(self, channel: SendChannel, payload: bytes, deadline: float | None) -> Receipt:
         """Queue a message where none supersedes another; `deadline` is in seconds from now.
@@ -202,7 +214,7 @@ def full(channel: SendChannel) -> QueueFull:
     )
 
 
-def _wake(waiting: list[asyncio.Future[None]]) -> None:
+def _wake(waiting: Iterable[asyncio.Future[None]]) -> None:
     for ready in waiting:
         if not ready.done():
             ready.set_result(None)

@@ -20,10 +20,10 @@ class _Observers:
     __slots__ = ("waiting",)
 
     def __init__(self, waiting: list[Callable[[], None]]) -> None:
-        self.waiting = waiting
+        self.waiting = dict.fromkeys(waiting)
 
     def __call__(self) -> None:
-        waiting, self.waiting = self.waiting, []
+        waiting, self.waiting = self.waiting, {}
         for tell in waiting:
             tell()
 
@@ -58,7 +58,12 @@ class Receipt(Outgoing):
                 ended.set_result(None)
 
         self.observe(tell)
-        await ended
+        try:
+            await ended
+        except asyncio.CancelledError:
+            if isinstance(self.observer, _Observers):
+                self.observer.waiting.pop(tell, None)
+            raise
 
     def observe(self, tell: Callable[[], None]) -> None:
         """Have `tell` called when the message ends; at once if it has."""
@@ -66,7 +71,7 @@ class Receipt(Outgoing):
             tell()
             return
         if isinstance(self.observer, _Observers):
-            self.observer.waiting.append(tell)
+            self.observer.waiting[tell] = None
             return
         others = [] if self.observer is None else [self.observer]
         self.observer = _Observers([*others, tell])

@@ -75,13 +75,13 @@ class Session(Asking, Generic[StateT]):
         self._clock: SessionClock | None = None
         super().__init__(Outbox(shell, connection, channels), Requests(self))
         self._mailboxes = Mailboxes(self)
-        self._life = Lifecycle(self, shell, self._mailboxes)
+        self.life = Lifecycle(self, shell, self._mailboxes)
+        """Its beginning and its end."""
         self._inbox = Inbox(self, self._mailboxes)
         self._groups: dict[Group[Any], None] = {}
         self.answering = Answering(self)
         self._error: SessionClosed | None = None
         self._pings = Pings(connection, shell)
-        self._drained: asyncio.Future[None] | None = None
         self._rate_limit: RateLimit | None = None
         make_state = app.session_state if app is not None else None
         self._state: StateT | None = make_state() if make_state is not None else None
@@ -124,7 +124,7 @@ class Session(Asking, Generic[StateT]):
     @property
     def ready(self) -> bool:
         """True once `on_open` has run: handlers may."""
-        return self._life.ready
+        return self.life.ready
 
     @property
     def closed(self) -> bool:
@@ -374,18 +374,18 @@ class Session(Asking, Generic[StateT]):
     # -- opening and closing
 
     async def close(self, reason: str = "", *, code: int = 0, grace: float | None = None) -> None:
-        """Close the session: let queued messages arrive first, at most `grace` seconds.
+        """Close the session: let queued messages arrive and handlers end, at most `grace` seconds.
 
-        `code` is 0 or an application's own, from 256 on. Harmless if the session has ended.
-        Returns once the session's handlers, but not the one that calls this, are done.
+        Handlers that still run then are cancelled. `on_close` runs after them, for at most
+        `Config.grace_seconds`. Returns when all that is done; to a handler of the session, which
+        is not waited for, as soon as the session has ended. If this call is cancelled, the session
+        ends at once. `code` is 0 or an application's own, from 256 on. Harmless if the session has
+        ended.
         """
         if code != 0 and not 256 <= code < 1 << 62:
             raise ValueError(f"code is 0, or 256 and up, not {code}")
         check_timeout(grace, "grace=")
-        await self._drain(self.config.grace_seconds if grace is None else grace)
-        self.cut(reason, code=code)
-        if not self._life.is_handling:
-            await self._life.wait_finished()
+        await self.life.close(reason, code, self.config.grace_seconds if grace is None else grace)
 
     def cut(self, reason: str, *, code: int) -> None:
         """Close the session at once; what is queued or on its way is lost."""
@@ -393,25 +393,9 @@ class Session(Asking, Generic[StateT]):
         self._shell.schedule_flush()
         self._shell.poll()
 
-    async def _drain(self, grace: float) -> None:
-        if self._error is not None or grace <= 0:
-            return
-        if self._drained is None:
-            self._drained = asyncio.get_running_loop().create_future()
-        self.connection.notify_when_drained()
-        self._shell.schedule_flush()
-        await asyncio.wait([self._drained], timeout=grace)
-
-    def has_drained(self) -> None:
-        """The manager says that nothing is on its way any more."""
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-        self._drained = None
-
     def ended(self, error: SessionClosed) -> None:
         """The manager says that the connection has ended."""
         self._error = error
-        self.has_drained()
         self.requests.fail(error)
         self.answering.end()
         self.outbox.end(error)
@@ -419,19 +403,14 @@ class Session(Asking, Generic[StateT]):
         self._inbox.wake()
         for group in [*self._groups]:
             group.discard(self)
-        self._life.end(error)
+        self.life.end(error)
 
     async def wait_closed(self) -> None:
-        """Wait until the session has ended and its handlers are done."""
-        await self._life.wait_finished()
+        """Wait until the session has ended and its handlers are done, those of `on_close` too.
 
-    def start(self) -> None:
-        """The manager has opened this session: run `on_open`."""
-        self._life.start()
-
-    def cancel(self) -> None:
-        """Grace is over: cancel the handlers that run now; that may be those of `on_close`."""
-        self._life.cancel()
+        Raises `RuntimeError` in one of them: it would wait for itself.
+        """
+        await self.life.wait_finished()
 
     def joined(self, group: Group[Any]) -> None:
         """A group has taken this session in."""

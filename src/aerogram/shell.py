@@ -28,5 +28,8 @@ class Shell(Protocol):
     def log_handler_error(self, session: Session[Any], name: str, error: BaseException) -> None:
         """A handler raised."""
 
+    def log_overdue(self, session: Session[Any], level: int, text: str) -> None:
+        """Handlers of a session have not ended in their time."""
+
     def session_finished(self, session: Session[Any]) -> None:
         """The session has ended and its handlers are done."""

@@ -243,7 +243,7 @@ def test_a_queue_gets_rid_of_what_expired() -> None:
     channel = pair.client.channel("ordered")
     assert len(channel.queue) < 200
     assert channel.queued_bytes < 200 * 100
-    assert len(pair.client.connection._sender.repair.expiries) <= REBUILD_AFTER
+    assert len(pair.client.connection._sender.repair.expiries.heap) <= REBUILD_AFTER
     assert pair.client.connection.stats.messages_expired > 3900
 
 
@@ -253,7 +253,7 @@ def test_deadlines_that_are_far_away_are_not_remembered_for_ever() -> None:
         for _ in range(200):
             pair.client.send("reliable", b"x", deadline=pair.now + 10_000.0)
         pair.run(seconds=0.1)
-    assert len(pair.client.connection._sender.repair.expiries) <= 2 * REBUILD_AFTER
+    assert len(pair.client.connection._sender.repair.expiries.heap) <= 2 * REBUILD_AFTER
 
 
 def test_a_lifetime_of_weeks_is_one_without_end() -> None:

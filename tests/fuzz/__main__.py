@@ -34,7 +34,9 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     engines = ["auto", "atheris", "mutator"]
     parser.add_argument("--engine", choices=engines, default="auto", help="atheris, if it is there")
     parser.add_argument("--input", type=Path, action="append", help="run this file, repeatable")
-    parser.add_argument("--finds", type=Path, help="keep what reaches new code here (atheris)")
+    parser.add_argument(
+        "--finds", type=Path, help="begin with what is here too; atheris adds what reaches new code"
+    )
     parser.add_argument(
         "--keep-from", type=Path, help="take into the corpus what reaches new code, and end"
     )
@@ -50,15 +52,18 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 def fuzzed(target: str, options: argparse.Namespace) -> Report:
     """One target, until the time is up or it crashes."""
+    finds = None if options.finds is None else options.finds / target
     if options.engine == "atheris":
         seconds = min(options.seconds, 1e6)
-        finds = None if options.finds is None else options.finds / target
         return run_guided(
             target, executions=options.runs, seconds=seconds, seed=options.seed, finds=finds
         )
     module = module_of(target)
     most = module.INPUT_BYTES_MOST
-    inputs = mutated(inputs_of(target), seed=options.seed, input_bytes_most=most)
+    begin_with = inputs_of(target)
+    if finds is not None:
+        begin_with += [path.read_bytes() for path in sorted(finds.glob("*"))]
+    inputs = mutated(begin_with, seed=options.seed, input_bytes_most=most)
     limits = {"executions": options.runs, "seconds": options.seconds}
     return run(target, module.target, inputs, **limits)
 

@@ -8,6 +8,7 @@ It ends in one of two ways: it says CLOSE and is told so (CLOSING), or the peer 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -44,15 +45,13 @@ from aerogram.core.recovery import Rtt
 from aerogram.core.sender import Sender
 from aerogram.core.stats import ConnectionStats
 from aerogram.core.timing import Timing
-from aerogram.errors import CryptoError, DecodeError, MessageTooLarge
+from aerogram.errors import CryptoError, DecodeError
 
 if TYPE_CHECKING:
     from aerogram.core.handshake import ClientHandshake
 
 PACKETS_PER_TURN: Final = 64
 """Packets built before other connections get their turn; also what one UDP_SEGMENT run holds."""
-LONGEST_PATIENCE_SECONDS: Final = 1.0
-"""A new address is challenged again after this at most, while packets keep coming from there."""
 CONTROLS_LIMIT: Final = 1024
 """Refusals and answers to path challenges that wait for a packet; further ones are left out."""
 
@@ -189,7 +188,7 @@ class Connection:
         """
         size = len(message.payload)
         if size > self._sender.admitted_bytes:
-            self._turn_away(message)
+            self._sender.turn_away(message, self._last_received_at)
             return
         channel.queue.append(message)
         channel.queued_bytes += size
@@ -225,16 +224,6 @@ class Connection:
             self._sender.mark_busy(channel)
         if not self.is_dirty:
             self.touch()
-
-    def _turn_away(self, message: Outgoing) -> None:
-        sender = self._sender
-        size = len(message.payload)
-        if size > sender.peer_max_record_bytes:
-            raise MessageTooLarge(
-                f"{size} bytes; the peer takes {sender.peer_max_record_bytes} at most"
-            )
-        # The connection has ended in this turn, and its user is not told yet.
-        sender.outcomes.lose(message, self._last_received_at)
 
     def send_about(
         self, key: Hashable, channel: SendChannel, message: Outgoing, now: float
@@ -386,7 +375,8 @@ class Connection:
             return True
         receiver.packet_taken(number, now, eliciting=eliciting)
         if newest and address != self.path.address:
-            self._suspect_path(address, now)
+            patience = self._sender.recovery.probe_timeout()
+            self.path.suspect(address, patience, self._shared.random_bytes, now)
         return True
 
     def _receive_late(self, frames: list[wire.Frame], now: float) -> None:
@@ -404,11 +394,6 @@ class Connection:
         self.state = State.DRAINING
         answer = wire.encode_close(CloseCode.NO_ERROR, "")
         self._farewell = Farewell(answer, self._sender.recovery, now, is_answer=True)
-
-    def _suspect_path(self, address: Address, now: float) -> None:
-        patience = min(self._sender.recovery.probe_timeout(), LONGEST_PATIENCE_SECONDS)
-        if self.path.wants_challenge(address, patience, now):
-            self.path.challenged(address, self._shared.random_bytes(8), now)
 
     # -- what to do next
 
@@ -477,15 +462,18 @@ class Connection:
         if self._farewell is not None:
             return self._farewell.at if self.state is State.CLOSING else self._farewell.ends_at
         result = self._last_received_at + self._idle_seconds
-        keepalive = self._keepalive_at()
-        if keepalive < result:
-            result = keepalive
-        for due in (
-            self._sender.deadline(),
-            self._receiver.ack_due,
-            self._receiver.partial_deadline(),
-            None if self._timing is None else self._timing.deadline(),
-        ):
+        if not self._sender.recovery.sent:
+            keepalive = self._keepalive_at()
+            if keepalive < result:
+                result = keepalive
+        due = self._sender.deadline()
+        if due is not None and due < result:
+            result = due
+        due = self._receiver.deadline()
+        if due is not None and due < result:
+            result = due
+        if self._timing is not None:
+            due = self._timing.deadline()
             if due is not None and due < result:
                 result = due
         return result
@@ -494,7 +482,7 @@ class Connection:
         recovery = self._sender.recovery
         # What is in flight asks the peer already, and a full window would hold the PING back.
         if recovery.sent:
-            return float("inf")
+            return math.inf
         return max(self._last_received_at, recovery.last_eliciting_at) + self._keepalive_seconds
 
     def handle_timeout(self, now: float) -> None:

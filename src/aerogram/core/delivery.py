@@ -13,8 +13,11 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from aerogram.config import COUNT_LIMIT, SECONDS_LIMIT, SHORTEST_SECONDS, Range
 from aerogram.core.ranges import RangeSet
 from aerogram.core.recovery import Rtt
+
+_DEADLINE: Final = Range(SHORTEST_SECONDS, SECONDS_LIMIT)
 
 KEYS_LIMIT: Final = 4096
 """Keys that a channel remembers at each side; beyond, the one not heard of longest is forgotten."""
@@ -186,8 +189,9 @@ class PerKey:
     limit: int = KEYS_LIMIT
 
     def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise ValueError(f"a channel remembers at least 1 key, not {self.limit}")
+        if not callable(self.key):
+            raise TypeError(f"key= takes a function of the message, not {self.key!r}")
+        Range(1, COUNT_LIMIT).check("keys=", self.limit)
 
     def __call__(self) -> NewestPerKey:
         """The ordering of one channel of one session."""
@@ -215,8 +219,8 @@ class UntilAcknowledged:
     attempts: int | None = None
 
     def __post_init__(self) -> None:
-        if self.attempts is not None and self.attempts < 1:
-            raise ValueError(f"attempts is at least 1, not {self.attempts}")
+        if self.attempts is not None:
+            Range(1, COUNT_LIMIT).check("attempts=", self.attempts)
 
     def next_try(self, sent: Sent, rtt: Rtt) -> float | None:
         """When loss detection says so, unless that was the last attempt."""
@@ -243,6 +247,16 @@ class Delivery:
     with what it was given to send, and only if there is a key. None: nothing is superseded."""
     keys_limit: int = KEYS_LIMIT
     """Keys that the sender remembers; the message of one that it forgets is not superseded."""
+
+    def __post_init__(self) -> None:
+        if not callable(self.ordering):
+            raise TypeError(
+                f"an ordering is a class, or a function that makes one of it, not {self.ordering!r}"
+            )
+        if isinstance(self.retry, type) or not hasattr(self.retry, "next_try"):
+            raise TypeError(f"a retry policy is an object with next_try, not {self.retry!r}")
+        if self.deadline_seconds is not None:
+            _DEADLINE.check("deadline=", self.deadline_seconds)
 
     @property
     def resends(self) -> bool:

@@ -309,9 +309,10 @@ class Endpoint:
             if deadline is not None and deadline <= now:
                 connection.handle_timeout(now)
             else:
-                self._register(connection)
-        self._expire_half_open(now)
-        for handshake in [*self._handshakes.values()]:
+                self._register(connection, deadline)
+        if self._half_open:
+            self._expire_half_open(now)
+        for handshake in [*self._handshakes.values()] if self._handshakes else ():
             if now >= handshake.expires_at:
                 del self._handshakes[handshake.cid]
                 reason = f"no answer within {handshake.timeout_seconds:g} s"
@@ -328,6 +329,11 @@ class Endpoint:
 
     # -- what to do next
 
+    @property
+    def has_work(self) -> bool:
+        """False if `poll_event` and `poll_transmit` have nothing."""
+        return bool(self._events or self._shared.dirty or self._stateless or self._handshakes)
+
     def poll_event(self) -> Event | None:
         """The next event, or None."""
         return self._events.popleft() if self._events else None
@@ -337,7 +343,7 @@ class Endpoint:
         if self._stateless:
             stateless, self._stateless = self._stateless, []
             yield from stateless
-        for handshake in [*self._handshakes.values()]:
+        for handshake in [*self._handshakes.values()] if self._handshakes else ():
             if now >= handshake.deadline:
                 yield Transmit(handshake.address, [handshake.init(now)])
         dirty, self._shared.dirty = self._shared.dirty, []
@@ -347,18 +353,20 @@ class Endpoint:
                 connection.is_dirty = False
                 try:
                     packets = connection.transmit(now)
-                    if packets:
+                    if len(packets) == 1:
+                        yield Transmit(connection.path.address, packets)
+                    elif packets:
                         yield from _runs(connection.path.address, packets)
                     if connection.path.challenge_waits:
                         yield from _challenge(connection)
                 finally:
-                    self._register(connection)
+                    self._register(connection, connection.deadline())
         finally:
             # A retry policy of the application that raises holds up no other connection.
             self._shared.dirty.extend(waiting)
 
-    def _register(self, connection: Connection) -> None:
-        deadline = connection.deadline()
+    def _register(self, connection: Connection, deadline: float | None) -> None:
+        """Look at a connection again when its deadline has passed; without one it is gone."""
         if deadline is None:
             if self._connections.get(connection.local_cid) is connection:
                 self._remove(connection)

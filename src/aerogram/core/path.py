@@ -7,10 +7,14 @@ address diverts nothing.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 Address = tuple[Any, ...]
 """An address as the socket gives it; the core only compares it."""
+LONGEST_PATIENCE_SECONDS: Final = 1.0
+"""A new address is challenged again after this at most, while packets keep coming from there."""
+CHALLENGE_BYTES: Final = 8
 
 
 class Path:
@@ -34,21 +38,24 @@ class Path:
         self.response: bytes | None = None
         """The peer's newest challenge, to be answered."""
 
-    def wants_challenge(self, address: Address, patience_seconds: float, now: float) -> bool:
-        """The newest packet came from `address`: True if that is to be challenged now."""
-        if address == self.address:
-            self.candidate = None
-            return False
-        return address != self.candidate or now >= self.challenged_at + patience_seconds
+    def suspect(
+        self,
+        address: Address,
+        patience_seconds: float,
+        random_bytes: Callable[[int], bytes],
+        now: float,
+    ) -> None:
+        """The newest packet came from another address: let it be challenged, unless it was lately.
 
-    def challenged(self, address: Address, challenge: bytes, now: float) -> None:
-        """A challenge is about to leave; the same again if this address was challenged before.
-
-        On a path slower than our patience an answer would always be one to the challenge before.
+        The challenge is the same again if this address was challenged before: on a path slower than
+        our patience an answer would always be one to the challenge before.
         """
+        patience = min(patience_seconds, LONGEST_PATIENCE_SECONDS)
         if address != self.candidate:
             self.candidate = address
-            self.challenge = challenge
+            self.challenge = random_bytes(CHALLENGE_BYTES)
+        elif now < self.challenged_at + patience:
+            return
         self.challenge_waits = True
         self.challenged_at = now
 

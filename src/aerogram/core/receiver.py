@@ -145,16 +145,12 @@ class Receiver:
         """True if something acknowledgement-eliciting is not yet acknowledged."""
         return self._eliciting > 0
 
-    @property
-    def ack_due(self) -> float | None:
-        """When an acknowledgement must leave, even alone."""
-        return self._ack_due
-
     def ack_wanted(self, now: float) -> bool:
         """True if an acknowledgement should leave now, even alone."""
-        if not self._ranges:
-            return False  # the first packet had a PING and then broke the protocol
-        return self._ack_now or (self._ack_due is not None and self._ack_due <= now)
+        if self._ack_now or (self._ack_due is not None and self._ack_due <= now):
+            # None arrived if the first packet had a PING and then broke the protocol.
+            return len(self._ranges) > 0
+        return False
 
     def take_ack(self, now: float) -> bytes:
         """The ACK frame for all that arrived."""
@@ -390,17 +386,20 @@ class Receiver:
         while self._loose:
             key = next(iter(self._loose))
             channel, oldest = self._loose[key]
-            # The same sum as in `partial_deadline`, or a rounding could keep the timer firing.
+            # The same sum as in `deadline`, or a rounding could keep the timer firing.
             if oldest.started_at + timeout > now:
                 return
             self._drop(channel, key[1])
 
-    def partial_deadline(self) -> float | None:
-        """When `expire_partial` has something to do."""
-        if not self._loose:
-            return None
-        _, oldest = next(iter(self._loose.values()))
-        return oldest.started_at + self._config.reassembly_timeout_seconds
+    def deadline(self) -> float | None:
+        """When an acknowledgement must leave, even alone, or `expire_partial` has work."""
+        due = self._ack_due
+        if self._loose:
+            _, oldest = next(iter(self._loose.values()))
+            expires_at = oldest.started_at + self._config.reassembly_timeout_seconds
+            if due is None or expires_at < due:
+                return expires_at
+        return due
 
     def abandon(self) -> None:
         """The connection ends: give all memory back."""

@@ -23,19 +23,17 @@ REBUILD_AFTER: Final = 1024
 class Reminders(Generic[RemindedT]):
     """A heap of times, each with a message or piece that is to be looked at then."""
 
-    __slots__ = ("_count", "_heap", "_rebuild_at")
+    __slots__ = ("_count", "_rebuild_at", "heap")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, SendChannel, RemindedT]] = []
+        self.heap: list[tuple[float, int, SendChannel, RemindedT]] = []
+        """The times, for those who look first whether there are any, as mostly there are none."""
         self._count = 0
         self._rebuild_at = REBUILD_AFTER
 
-    def __len__(self) -> int:
-        return len(self._heap)
-
     def add(self, due: float, channel: SendChannel, message: RemindedT) -> None:
         """Remember a message until then."""
-        heap = self._heap
+        heap = self.heap
         if len(heap) >= self._rebuild_at:
             heap[:] = [reminder for reminder in heap if reminder[3].outcome is None]
             heapq.heapify(heap)
@@ -45,14 +43,14 @@ class Reminders(Generic[RemindedT]):
 
     def next_due(self) -> float | None:
         """When the next message without an outcome is to be looked at."""
-        heap = self._heap
+        heap = self.heap
         while heap and heap[0][3].outcome is not None:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
     def take_due(self, now: float) -> list[tuple[SendChannel, RemindedT]]:
         """Take out the messages whose time has come and that have no outcome."""
-        heap = self._heap
+        heap = self.heap
         due: list[tuple[SendChannel, RemindedT]] = []
         while heap and heap[0][0] <= now:
             _, _, channel, message = heapq.heappop(heap)
@@ -62,8 +60,8 @@ class Reminders(Generic[RemindedT]):
 
     def alive(self) -> list[RemindedT]:
         """Every message that is remembered and has no outcome."""
-        return [message for _, _, _, message in self._heap if message.outcome is None]
+        return [message for _, _, _, message in self.heap if message.outcome is None]
 
     def clear(self) -> None:
         """Forget everything."""
-        self._heap.clear()
+        self.heap.clear()

@@ -44,7 +44,8 @@ class Repair:
     def next_due(self) -> float | None:
         """When `handle_timeout` has something to do."""
         result = self._sender.recovery.deadline()
-        for due in (self._retries.next_due(), self.expiries.next_due()):
+        for reminders in (self._retries, self.expiries):
+            due = reminders.next_due() if reminders.heap else None
             if due is not None and (result is None or due < result):
                 result = due
         return result
@@ -66,6 +67,8 @@ class Repair:
 
     def expire(self, now: float) -> None:
         """Give up the messages whose deadline has passed."""
+        if not self.expiries.heap:
+            return
         for channel, message in self.expiries.take_due(now):
             self.give_up(channel, message, Outcome.EXPIRED, now)
 

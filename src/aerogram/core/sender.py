@@ -25,7 +25,7 @@ from aerogram.core.receiver import Receiver
 from aerogram.core.recovery import Recovery, SentPacket
 from aerogram.core.repair import Repair
 from aerogram.core.stats import ConnectionStats
-from aerogram.errors import InvalidMessage
+from aerogram.errors import InvalidMessage, MessageTooLarge
 
 HEADER_ROOM_BYTES: Final = 32
 """The most that the header of a MESSAGES or FRAGMENT frame takes, apart from the data."""
@@ -118,6 +118,18 @@ class Sender:
         self.largest_whole = min(self.largest_whole, largest - HEADER_BYTES - ENTRY_BYTES)
         self.channels.append(channel)
         return channel
+
+    def turn_away(self, message: Outgoing, now: float) -> None:
+        """A message cannot be queued. Raises `MessageTooLarge`, or loses it: the session has ended.
+
+        That was in this turn, and its user is not told yet.
+        """
+        size = len(message.payload)
+        if size > self.peer_max_record_bytes:
+            raise MessageTooLarge(
+                f"{size} bytes; the peer takes {self.peer_max_record_bytes} at most"
+            )
+        self.outcomes.lose(message, now)
 
     def expires(self, channel: SendChannel, message: Outgoing, deadline: float) -> None:
         """Give a message up at a time of the endpoint's clock."""

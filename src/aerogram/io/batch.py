@@ -25,6 +25,7 @@ from typing import Any, Final
 from aerogram.config import Config
 from aerogram.errors import InvalidAddress
 from aerogram.io.protocol import NO_ROOM_ERRORS, PacketProtocol
+from aerogram.io.readers import TRUNCATED_FLAGS
 from aerogram.io.sockets import (
     LARGEST_PAYLOAD_BYTES,
     SOL_UDP,
@@ -196,7 +197,7 @@ class BatchTransport(asyncio.DatagramTransport):
             return _NOTHING
         except OSError as error:
             return self._read_failed(error)
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        if flags & TRUNCATED_FLAGS:
             # Without the whole control data a run could be taken for one datagram.
             self._drop_truncated(data, address)
         elif control and 0 < (segment_bytes := _segment_bytes(control)) < len(data):

@@ -38,8 +38,9 @@ EQUAL_SIZES_AT_LEAST: Final = 16
 _NAME_BYTES: Final = 112
 """struct sockaddr_un with a margin."""
 
-_MSG_DONTWAIT: Final = getattr(socket, "MSG_DONTWAIT", 0)
-_TRUNCATED: Final = getattr(socket, "MSG_TRUNC", 0) | getattr(socket, "MSG_CTRUNC", 0)
+_MSG_DONTWAIT: Final = int(getattr(socket, "MSG_DONTWAIT", 0))
+TRUNCATED_FLAGS: Final = int(getattr(socket, "MSG_TRUNC", 0) | getattr(socket, "MSG_CTRUNC", 0))
+"""Plain numbers: to combine those of the socket module, an `IntFlag`, costs microseconds."""
 
 _Maker = Callable[[type[Datagram], tuple[Any, ...]], Datagram]
 _new: Final[_Maker] = operator.attrgetter("__new__")(tuple)
@@ -154,7 +155,7 @@ class RecvmsgReader:
                 if done:
                     return Read(found, size, has_more=False)
                 raise
-            if flags & _TRUNCATED:
+            if flags & TRUNCATED_FLAGS:
                 source.stats.truncated += 1
                 continue
             size += len(data)
@@ -339,7 +340,7 @@ class RecvmmsgReader:
         found: list[Datagram] = []
         total = 0
         for (start, name), name_bytes, control_bytes, flags, size in results:
-            if flags & _TRUNCATED:
+            if flags & TRUNCATED_FLAGS:
                 source.stats.truncated += 1
                 continue
             packed = memory[name : name + name_bytes]

@@ -192,7 +192,13 @@ class LinkState:
     @link.setter
     def link(self, link: Link) -> None:
         self._link = link
-        self._simple = link == Link(delay=link.delay, loss=link.loss)
+        self._simple = link == Link(
+            delay=link.delay,
+            jitter=link.jitter,
+            distribution=link.distribution,
+            keep_order=link.keep_order,
+            loss=link.loss,
+        )
 
     def plan(self, data: bytes, now: float) -> list[Copy]:
         """Return what becomes of `data` sent at `now`: one copy or more. `now` never goes back."""
@@ -200,8 +206,15 @@ class LinkState:
         if self._simple:
             self.number += 1
             if link.loss and self._random.random() < link.loss:
+                self._lost_in_a_row += 1
                 return [Copy(now, data, "dropped", "loss")]
-            return [Copy(now + link.delay, data, "delivered", "")]
+            self._lost_in_a_row = 0
+            at = now + link.delay
+            if link.jitter:
+                at += self._extra_delay()
+            if link.keep_order:
+                at = self._last_at = max(at, self._last_at)
+            return [Copy(at, data, "delivered", "")]
         reason = self._lost(len(data) + self.header_bytes)
         self.number += 1
         if reason:

@@ -26,6 +26,7 @@ from aerogram.lab.errors import (
     RealInputOutput,
     SimulationTimeout,
 )
+from aerogram.lab.handles import Handle, TimerHandle, make_task
 from aerogram.lab.waiting import describe_tasks, unfinished_tasks
 
 _ResultT = TypeVar("_ResultT")
@@ -62,20 +63,6 @@ class _VirtualSelector(selectors.SelectSelector):
         return []
 
 
-class _Task(asyncio.Task[Any]):
-    """A task whose place in a set does not depend on its address in memory.
-
-    `TaskGroup` and `asyncio.wait` keep tasks in sets, and cancel or return them in that order.
-    """
-
-    def __init__(self, coro: Any, *, number: int, **options: Any) -> None:
-        self._number = number
-        super().__init__(coro, **options)
-
-    def __hash__(self) -> int:
-        return self._number
-
-
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An asyncio event loop in virtual time, from 0 to `limit` seconds.
 
@@ -90,6 +77,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     # Names of BaseEventLoop since Python 3.4 that its type stubs leave out.
     _check_closed: Callable[[], None]
+    _closed: bool
+    _debug: bool
     _ready: deque[Any]
     _stopping: bool
 
@@ -112,7 +101,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._task_numbers = itertools.count(1)
         self._timers: list[tuple[float, int, Any]] = []
         """A heap of when, a number that keeps the order of equals, and the handle."""
-        self._timer_numbers = itertools.count(1)
+        self._timers_made = 0
         self._timers_cancelled = 0
         """How many of them will not fire."""
         self.set_task_factory(self._make_task)
@@ -152,6 +141,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     # things costs: tuples are compared in C, nothing is asked of the system, and timers of one time
     # fire in the order in which they were made, on every Python.
 
+    def call_soon(
+        self,
+        callback: Callable[[*_ArgumentsT], object],
+        *args: *_ArgumentsT,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        """As `asyncio.AbstractEventLoop.call_soon`."""
+        if self._debug or self._closed:
+            return super().call_soon(callback, *args, context=context)
+        handle = Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
     def call_at(
         self,
         when: float,
@@ -161,16 +163,24 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.TimerHandle:
         """As `asyncio.AbstractEventLoop.call_at`."""
         self._check_closed()
-        timer: Any = asyncio.TimerHandle(when, callback, args, self, context)
-        timer._scheduled = True
-        heapq.heappush(self._timers, (when, next(self._timer_numbers), timer))
+        timer: Any
+        if self._debug:
+            timer = asyncio.TimerHandle(when, callback, args, self, context)
+            timer._scheduled = True
+        else:
+            timer = TimerHandle(when, callback, args, self, context)
+        self._timers_made += 1
+        heapq.heappush(self._timers, (when, self._timers_made, timer))
         handle: asyncio.TimerHandle = timer
         return handle
 
     def _timer_handle_cancelled(self, handle: Any) -> None:
-        """Called by the handle. Now and then those that will not fire are taken out."""
-        if not handle._scheduled:
-            return
+        """Called by a handle of asyncio's own."""
+        if handle._scheduled:
+            self.timer_cancelled()
+
+    def timer_cancelled(self) -> None:
+        """Know of a timer that will not fire. Now and then those are taken out."""
         self._timers_cancelled += 1
         if self._timers_cancelled > _CANCELLED_TIMERS and (
             2 * self._timers_cancelled > len(self._timers)
@@ -181,7 +191,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _run_once(self) -> None:
         """Run what is ready, after letting time pass if nothing is. Called by `run_forever`."""
-        self.raise_failure()
+        if self._failure is not None:
+            self.raise_failure()
         ready = self._ready
         if self._timers_cancelled:
             self._drop_cancelled()
@@ -202,8 +213,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         # What becomes ready meanwhile is for the next turn.
         for _ in range(len(ready)):
             handle = ready.popleft()
-            if not handle._cancelled:
-                handle._run()
+            if handle._cancelled:
+                continue
+            try:
+                handle._context.run(handle._callback, *handle._args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # as asyncio's handles do
+                self._callback_failed(handle, error)
+
+    def _callback_failed(self, handle: asyncio.Handle, error: BaseException) -> None:
+        context = {"message": f"Exception in callback {handle!r}", "exception": error}
+        self.call_exception_handler(context | {"handle": handle})
 
     def _drop_cancelled(self) -> None:
         """Let the first timer be one that fires."""
@@ -261,7 +282,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _make_task(
         self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any
     ) -> asyncio.Future[Any]:
-        return _Task(coro, number=next(self._task_numbers), loop=loop, **options)
+        return make_task(next(self._task_numbers), coro, loop, options)
 
     # What would leave the thread
 

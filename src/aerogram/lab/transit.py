@@ -152,18 +152,18 @@ class Transit:
                 flight = (at, self._launched, path, target, flow, copy, sent_at, reason)
                 heapq.heappush(self._flights, flight)
                 if at < self._timer_at:
-                    self._set_timer(at)
+                    self._set_timer(at, now)
                 continue
             self._trace.record(at, sent_at, flow, target, copy, "dropped", reason)
             if state is not None and reason == "mtu":
                 self._report_too_big(path.sender, state)
 
-    def _set_timer(self, at: float) -> None:
+    def _set_timer(self, at: float, now: float) -> None:
         assert self.loop is not None
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        if at <= self.loop.time():
+        if at <= now:
             self._timer = self.loop.call_soon(self._deliver_due)
         else:
             self._timer = self.loop.call_at(at, self._deliver_due)
@@ -189,13 +189,16 @@ class Transit:
                         self._report_refused(path, target, now - sent_at)
                     continue
                 sockets = found
-            took = [socket for socket in sockets if socket.take(data, flow.source, ready)]
+            if len(sockets) == 1:
+                took = sockets[0].take(data, flow.source, ready)
+            else:
+                took = bool([each for each in sockets if each.take(data, flow.source, ready)])
             if took:
                 self._trace.record(now, sent_at, flow, target, data, "delivered", remark)
             else:
                 self._trace.record(now, sent_at, flow, target, data, "dropped", "receive buffer")
         if flights:
-            self._set_timer(flights[0][0])
+            self._set_timer(flights[0][0], now)
         for socket in ready:
             socket.read()
 
