@@ -110,7 +110,11 @@ class Arrivals:
         if runs:
             for _, messages, _ in runs:
                 self._stats.messages_received += len(messages)
-            self._events.append(MessagesReceived(self._connection, channel, runs))
+            last = self._events[-1] if self._events else None
+            if isinstance(last, MessagesReceived) and last.channel is channel and channel.resends:
+                last.follows(runs)
+            else:
+                self._events.append(MessagesReceived(self._connection, channel, runs))
 
     def _refuse_unknown(self, channel: ReceiveChannel, runs: list[Run]) -> None:
         reason = f"no channel {channel.name!r} with delivery {channel.delivery_code!r} here"

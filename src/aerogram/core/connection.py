@@ -408,9 +408,9 @@ class Connection:
             self.path.response = None
         self._sender.repair.expire(now)
         packets: list[bytes] = []
-        packer, receiver = self._packer, self._receiver
-        while len(packets) < PACKETS_PER_TURN and packer.has_something(receiver, now):
-            packet = packer.build(receiver, now)
+        build, receiver = self._packer.build, self._receiver
+        while len(packets) < PACKETS_PER_TURN:
+            packet = build(receiver, now)
             if packet is None:
                 break
             packets.append(packet)
@@ -444,8 +444,7 @@ class Connection:
             self.state = State.CLOSED
             return []
         farewell.said(now)
-        packet = self._packer.build(self._receiver, now, close=farewell.frame)
-        return [packet] if packet is not None else []
+        return [self._packer.build_close(self._receiver, now, farewell.frame)]
 
     def take_challenge(self) -> tuple[bytes, Address] | None:
         """A sealed PATH_CHALLENGE and the address it goes to, if one waits."""

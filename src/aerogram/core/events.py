@@ -68,6 +68,11 @@ class ConnectFailure:
         self.reason = reason
 
 
+MERGED_RUN_MESSAGES: Final = 256
+"""Runs of packets that arrive together are merged up to this length: whoever handles a run takes
+a break after it."""
+
+
 class MessagesReceived:
     """Messages that their channel hands over, in the channel's order."""
 
@@ -77,6 +82,22 @@ class MessagesReceived:
         self.connection = connection
         self.channel = channel
         self.runs = runs
+
+    def follows(self, runs: list[Run]) -> None:
+        """More was handed over before anybody took this: what follows on makes one run."""
+        first, messages, cost = runs[0]
+        last_first, last_messages, last_cost = self.runs[-1]
+        count = len(last_messages)
+        if (
+            len(runs) > 1
+            or first < 0
+            or first != last_first + count
+            or count + len(messages) > MERGED_RUN_MESSAGES
+        ):
+            self.runs.extend(runs)
+            return
+        last_messages.extend(messages)
+        self.runs[-1] = (last_first, last_messages, last_cost + cost)
 
 
 class MessageRefused:

@@ -17,7 +17,6 @@ from aerogram.core.channel import SendChannel
 from aerogram.core.fragments import SMALLEST_FRAGMENT_BYTES
 from aerogram.core.lifetimes import ENTRY_BYTES, HEADER_BYTES, Lifetimes
 from aerogram.core.outgoing import Outgoing, OutgoingRecord, Piece
-from aerogram.core.pacing import Pacer
 from aerogram.core.priorities import MISFITS_LIMIT, URGENT_PACKETS, Level, may_send
 from aerogram.core.receiver import Receiver
 from aerogram.core.recovery import SentPacket
@@ -39,42 +38,43 @@ class Packer:
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
 
-    def has_something(self, receiver: Receiver, now: float) -> bool:
-        """False if `build` would only find out that there is nothing to send: the usual case."""
-        sender = self._sender
-        return bool(
-            sender.schedule.levels
-            or sender.ping_due
-            or sender.controls
-            or sender.skips
-            or receiver.credits_due
-            or receiver.ack_wanted(now)
-        )
-
-    def build(self, receiver: Receiver, now: float, *, close: bytes | None = None) -> bytes | None:
+    def build(self, receiver: Receiver, now: float) -> bytes | None:
         """The next packet, sealed, or None if there is nothing that may be sent now."""
         sender = self._sender
+        wants = sender.ping_due or sender.schedule.levels != []
+        controls = bool(sender.controls or sender.skips or receiver.credits_due)
+        ack = receiver.ack_wanted(now)
+        if not (wants or controls or ack):
+            return None
+        room = sender.payload_room
+        window = sender.controller.window_bytes - sender.recovery.bytes_in_flight
+        may_leave = window >= room or sender.probes_due > 0
+        wants = wants and may_leave
+        urgent_only = False
+        if not may_leave and sender.schedule.is_urgent:
+            may_leave = wants = urgent_only = self._allowance_allows(window)
+        if may_leave and sender.pacer is not None:
+            may_leave = wants = (wants or controls) and sender.pacer.may_send(now)
         packet = SentPacket(sender.next_number, now)
         parts: list[bytes] = []
-        room = sender.payload_room
-        may_leave = close is None and self._window_allows()
-        wants = may_leave and (sender.ping_due or sender.schedule.levels != [])
-        urgent_only = False
-        if not may_leave and close is None and sender.schedule.is_urgent:
-            may_leave = wants = urgent_only = self._allowance_allows()
-        if may_leave and sender.pacer is not None:
-            may_leave = wants = self._pacer_allows(sender.pacer, receiver, now, wants=wants)
-        if receiver.ack_wanted(now) or (receiver.ack_pending and (wants or close is not None)):
+        if ack or (wants and receiver.ack_pending):
             room -= self._put_ack(packet, parts, receiver, now)
-        if close is not None:
-            parts.append(close)
-        elif may_leave:
-            if sender.controls or sender.skips or receiver.credits_due:
-                room = self._fill_controls(packet, parts, room, receiver)
-            if wants:
-                self._fill_messages(packet, parts, room, urgent_only=urgent_only)
-        if not parts:
-            return None
+        if may_leave and controls:
+            room = self._fill_controls(packet, parts, room, receiver)
+        if wants:
+            room = self._fill_messages(packet, parts, room, urgent_only=urgent_only)
+            if room > 0 and packet.ack_eliciting and self._pads(window):
+                # Equal sizes let the kernel take the whole run in one call (UDP_SEGMENT).
+                parts.append(bytes(room))
+        return self._seal(packet, parts) if parts else None
+
+    def build_close(self, receiver: Receiver, now: float, close: bytes) -> bytes:
+        """A packet with a CLOSE frame, which needs no room in the window."""
+        packet = SentPacket(self._sender.next_number, now)
+        parts: list[bytes] = []
+        if receiver.ack_pending:
+            self._put_ack(packet, parts, receiver, now)
+        parts.append(close)
         return self._seal(packet, parts)
 
     def _put_ack(
@@ -92,25 +92,20 @@ class Packer:
         packet = SentPacket(sender.next_number, 0.0)
         return self._seal(packet, [frame])
 
-    def _window_allows(self) -> bool:
-        if self._sender.probes_due > 0:
-            return True
-        room = self._sender.controller.window_bytes - self._sender.recovery.bytes_in_flight
-        return room >= self._sender.payload_room
-
-    def _allowance_allows(self) -> bool:
+    def _allowance_allows(self, window: int) -> bool:
         """The window is full; what is urgent may exceed it a little."""
         sender = self._sender
-        room = sender.controller.window_bytes - sender.recovery.bytes_in_flight
-        room += URGENT_PACKETS * sender.payload_room
+        room = window + URGENT_PACKETS * sender.payload_room
         return room >= sender.payload_room and sender.schedule.has_work(sender.largest_whole, 0)
 
-    def _pacer_allows(self, pacer: Pacer, receiver: Receiver, now: float, *, wants: bool) -> bool:
-        """Reserves a time only if there is something to send."""
+    def _pads(self, window: int) -> bool:
+        """False for the last packet of a run, and where each byte counts against a limit."""
         sender = self._sender
-        if not (wants or sender.controls or sender.skips or receiver.credits_due):
-            return False
-        return pacer.may_send(now)
+        return (
+            sender.schedule.levels != []
+            and sender.pacer is None
+            and window >= 2 * sender.payload_room + sender.overhead_bytes
+        )
 
     def _seal(self, packet: SentPacket, parts: list[bytes]) -> bytes:
         sealed = self._sender.protection.seal(
@@ -157,7 +152,7 @@ class Packer:
 
     def _fill_messages(
         self, packet: SentPacket, parts: list[bytes], room: int, *, urgent_only: bool
-    ) -> None:
+    ) -> int:
         sender = self._sender
         levels = sender.schedule.levels
         if len(levels) > 1:
@@ -172,13 +167,7 @@ class Packer:
             room -= _put_frame(packet, parts, wire.PING)
             packet.ack_eliciting = True
             packet.make_extras().pings, sender.pings = sender.pings, []
-        if room > 0 and packet.ack_eliciting and sender.schedule.levels and self._may_pad():
-            # Equal sizes let the kernel take the whole run in one call (UDP_SEGMENT).
-            parts.append(bytes(room))
-
-    def _may_pad(self) -> bool:
-        """False for the last packet of a run, and where each byte counts against a limit."""
-        return self._sender.pacer is None and self._window_allows()
+        return room
 
     def _fill_level(self, level: Level, packet: SentPacket, parts: list[bytes], room: int) -> int:
         """Channels of one priority, each once, until the packet is full."""

@@ -43,6 +43,7 @@ class Sender:
         "largest_whole",
         "next_number",
         "outcomes",
+        "overhead_bytes",
         "pacer",
         "payload_room",
         "peer_max_record_bytes",
@@ -94,7 +95,8 @@ class Sender:
         self.pacer: Pacer | None = None
         """The limits that the user has set, if any."""
         datagram_bytes = min(config.datagram_bytes, peer.max_datagram_bytes)
-        self.payload_room = datagram_bytes - wire.DATA_HEADER_BYTES - protection.overhead_bytes
+        self.overhead_bytes = wire.DATA_HEADER_BYTES + protection.overhead_bytes
+        self.payload_room = datagram_bytes - self.overhead_bytes
         # The receiver tells of credit for half a window at least, so that more may be left untold.
         credit_at_least = peer.channel_window_bytes // 2 - MESSAGE_OVERHEAD_BYTES
         self.largest_whole = min(len(wire.LENGTH_PREFIX) - 1, credit_at_least)
