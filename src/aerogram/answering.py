@@ -158,7 +158,7 @@ class Answering:
                     self._running[identity] = scope, asyncio.current_task()
                 answer = await route.call(session, request)
             return codec.encode_answer(identity, answer)
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:  # a handler's own
             if isinstance(error, TimeoutError) and scope.expired():
                 return self._cut_short(question, scope)
             failure = self._failure_of(route, error)
@@ -179,10 +179,9 @@ class Answering:
     def _failure_of(self, route: Route, error: BaseException) -> Failure:
         """What the peer is told of an exception: that it was one, and not what.
 
-        Raises a `CancelledError` again that is meant for this task.
+        Raises it again if it is meant for this task.
         """
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        if self._session.life.is_for_task(error):
             raise error
         if isinstance(error, Rejected):
             return Failure(FailureCode.REJECTED, error.reason)
@@ -249,7 +248,7 @@ class Answering:
                 self._running[identity] = scope, asyncio.current_task()
                 self._flows[identity] = flow
                 await self._send_items(identity, flow, await route.call(self._session, request))
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:  # a handler's own
             if isinstance(error, TimeoutError) and scope.expired():
                 self._session.counts.handlers_cancelled += 1
                 return

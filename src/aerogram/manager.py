@@ -42,6 +42,7 @@ from aerogram.errors import (
     SessionClosed,
 )
 from aerogram.io.protocol import PacketProtocol
+from aerogram.lifecycle import STOPS_LOOP
 from aerogram.session import Session
 from aerogram.timers import DeadlineTimers
 
@@ -319,7 +320,13 @@ class SessionManager:
             )
 
     def log_handler_error(self, session: Session[Any], name: str, error: BaseException) -> None:
-        """A handler raised: log it with its traceback, at a bounded rate."""
+        """A handler raised: log it with its traceback, at a bounded rate.
+
+        What stops the loop does so, outside of the task that handles other messages too.
+        """
+        if isinstance(error, STOPS_LOOP):
+            self._loop.call_soon(_raise, error)
+            return
         self.handler_errors += 1
         if self._may_log():
             self._logger.error(
@@ -431,6 +438,10 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     uvloop shows the milliseconds at which its turn began; underneath is `time.monotonic`.
     """
     return time.monotonic if type(loop).__module__.startswith("uvloop") else loop.time
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def _fail(future: Any, error: Exception) -> None:
