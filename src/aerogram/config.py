@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, cast, get_args
 
 SMALLEST_DATAGRAM_BYTES: Final = 1200
 """RFC 9000 §14: what every path carries; INIT is padded to it against amplification."""
@@ -36,6 +36,9 @@ COUNT_LIMIT: Final = 1 << 24
 
 Transport = Literal["auto", "batch", "asyncio"]
 """How packets get to the kernel."""
+
+Cipher = Literal["aes-256-gcm", "chacha20-poly1305"]
+"""What packets are sealed with (RFC 5116, RFC 8439)."""
 
 
 class Range(NamedTuple):
@@ -86,6 +89,11 @@ class Config:
 
     transport: Transport = "auto"
     """`auto` takes the batched transport where the loop and the kernel offer it."""
+
+    ciphers: tuple[Cipher, ...] = ("aes-256-gcm", "chacha20-poly1305")
+    """What packets may be sealed with, the preferred first. A client proposes its first; a server
+    takes that if it is among its own, and else its own first; a client gives up on one that is not
+    among its own. AES is the quicker where the processor has instructions for it."""
 
     datagram_bytes: int = 1200
     """Largest UDP payload that is sent. 1200 passes everywhere (RFC 9000 §14)."""
@@ -174,10 +182,20 @@ class Config:
             allowed.check(name, getattr(self, name))
         if self.transport not in get_args(Transport):
             raise ValueError(f"transport is 'auto', 'batch' or 'asyncio', not {self.transport!r}")
+        _check_ciphers(self.ciphers)
         for name, least in _AT_LEAST:
             value, bound = getattr(self, name), getattr(self, least)
             if value < bound:
                 raise ValueError(f"{name} is at least {least}, which is {bound}, not {value}")
+
+
+def _check_ciphers(ciphers: object) -> None:
+    known = get_args(Cipher)
+    if not isinstance(ciphers, tuple):
+        raise TypeError(f"ciphers is a tuple of {', '.join(known)}, not {ciphers!r}")
+    names = cast("tuple[object, ...]", ciphers)
+    if not names or len({*names}) < len(names) or any(name not in known for name in names):
+        raise ValueError(f"ciphers are one or more of {', '.join(known)}, once, not {ciphers!r}")
 
 
 _BYTES: Final = Range(1, BYTES_LIMIT)

@@ -34,7 +34,6 @@ from aerogram.errors import (
     ChannelMismatch,
     ClosedByPeer,
     ClosedLocally,
-    HandshakeTimeout,
     IdleTimeout,
     KeyLimitReached,
     PeerProtocolError,
@@ -260,7 +259,7 @@ class SessionManager:
         if isinstance(event, SessionOpened):
             self._opened(event)
         elif isinstance(event, ConnectFailure):
-            _fail(event.handshake.owner, HandshakeTimeout(event.reason))
+            _fail(event.handshake.owner, event.error)
         elif event.connection.owner is not None:  # else it was turned away
             self._tell(event.connection.owner, event)
 
@@ -364,7 +363,10 @@ class SessionManager:
     async def connect(
         self, address: Address, security: ClientSecurity, timeout: float
     ) -> Session[Any]:
-        """Open a session. Raises `HandshakeTimeout` if nothing authentic answers in time."""
+        """Open a session. Raises `HandshakeTimeout` if nothing authentic answers in time.
+
+        Raises `NoCommonCipher` if the server insists on another cipher.
+        """
         handshake = self.endpoint.connect(address, security, self.time(), timeout)
         opened: asyncio.Future[Session[Any]] = self._loop.create_future()
         handshake.owner = opened

@@ -31,7 +31,7 @@ from aerogram.core.keys import RetryTokens, mac1_matches, reset_token
 from aerogram.core.path import Address
 from aerogram.core.receiver import ReassemblyBudget
 from aerogram.core.stats import EndpointStats
-from aerogram.errors import CryptoError, DecodeError
+from aerogram.errors import CryptoError, DecodeError, HandshakeTimeout, NoCommonCipher
 
 RESET_INTERVAL_SECONDS: Final = 0.1
 """Stateless resets to one address are at least this far apart (RFC 9000 §10.3)."""
@@ -271,6 +271,10 @@ class Endpoint:
             return
         try:
             established = handshake.respond(resp)
+        except NoCommonCipher as refusal:  # it was the server itself that said so
+            del self._handshakes[resp.client_cid]
+            self._events.append(ConnectFailure(handshake, refusal))
+            return
         except (CryptoError, DecodeError):
             self.stats.dropped_unauthentic += 1
             return
@@ -315,8 +319,8 @@ class Endpoint:
         for handshake in [*self._handshakes.values()] if self._handshakes else ():
             if now >= handshake.expires_at:
                 del self._handshakes[handshake.cid]
-                reason = f"no answer within {handshake.timeout_seconds:g} s"
-                self._events.append(ConnectFailure(handshake, reason))
+                error = HandshakeTimeout(f"no answer within {handshake.timeout_seconds:g} s")
+                self._events.append(ConnectFailure(handshake, error))
 
     def _expire_half_open(self, now: float) -> None:
         while self._half_open:
