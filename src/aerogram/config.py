@@ -162,6 +162,10 @@ class Config:
     mailbox_bytes: int = 1024 * 1024
     """What an unreliable channel may hold for a slow handler; the oldest is dropped beyond."""
 
+    upload_window_bytes: int = 512 * 1024
+    """Content of an upload that may be ahead of its handler. It counts as an unfinished record, so
+    there are no more uploads at once than the reassembly limits have room for."""
+
     requests_limit: int = 1024
     """Requests of one session that may be waiting for their answers, and handled at once."""
 
@@ -223,6 +227,7 @@ RANGES: Final[dict[str, Range]] = {
     "keepalive_seconds": Range(SHORTEST_SECONDS, SECONDS_LIMIT, or_zero=True),
     "grace_seconds": TIMEOUT_SECONDS,
     "mailbox_bytes": Range(0, BYTES_LIMIT),
+    "upload_window_bytes": Range(SMALLEST_WINDOW_BYTES, BYTES_LIMIT),
     "requests_limit": _COUNT,
     "socket_buffer_bytes": Range(1, (1 << 31) - 1),  # the kernel takes a C int
     "receive_queue_datagrams": _COUNT,

@@ -119,11 +119,11 @@ class Lane:
             self.tasks.discard(cast("asyncio.Task[None]", current_task()))
 
     async def _run(self, job: Job) -> None:
-        """A stream is done with its credit when it has begun: it may go on for ever."""
+        """What may go on for ever is done with its credit when it has begun."""
         session = self._session
         self._running += 1
         try:
-            if job.route.is_stream:
+            if job.route.goes_on:
                 session.consumed(job.channel, job.cost)
             await perform(session, job)
         except BaseException:  # what is meant for the task
@@ -133,7 +133,7 @@ class Lane:
             self._running -= 1
             if not job.channel.resends:
                 self._unreliable_cost -= job.cost
-            if not job.route.is_stream:
+            if not job.route.goes_on:
                 session.consumed(job.channel, job.cost)
 
     def drop_waiting(self) -> None:

@@ -152,15 +152,15 @@ def test_a_receiver_can_see_what_is_on_its_way() -> None:
     config = Config(congestion_window_bytes=20_000)
     pair = opened(config=config)
     seen: list[IncomingRecord] = []
-    pair.server.connection.watch_incoming(seen.append)
+    pair.server.connection.receiver.watcher = seen.append
     pair.client.send("reliable", bytes(200_000))
     pair.run(seconds=0.1)
-    [half] = pair.server.connection.incoming_records
+    [half] = pair.server.connection.receiver.unfinished()
     assert (half.channel, half.number, half.total_bytes) == ("reliable", 0, 200_000)
     assert 20_000 < half.received_bytes < 200_000
     assert seen[-1] == half
     assert pair.settle()
-    assert pair.server.connection.incoming_records == []
+    assert pair.server.connection.receiver.unfinished() == []
     assert [record.received_bytes for record in seen] == sorted(r.received_bytes for r in seen)
     assert seen[-1].received_bytes == 200_000
 

@@ -59,6 +59,7 @@ class Receiver:
         "_config",
         "_eliciting",
         "_largest_at",
+        "_lent_bytes",
         "_loose",
         "_loose_bytes",
         "_ranges",
@@ -105,6 +106,8 @@ class Receiver:
         self._loose: dict[tuple[int, int], tuple[ReceiveChannel, Reassembly]] = {}
         """Unfinished records of channels that do not resend, for which no credit was given."""
         self._loose_bytes = 0
+        self._lent_bytes = 0
+        """Of what is reserved, what the caller of this connection holds by itself."""
 
     # -- packets
 
@@ -362,8 +365,7 @@ class Receiver:
                 return
             del self._waiting[key]
             partial.reserved = True
-            self._reserved_bytes += total_bytes
-            self._budget.left_bytes -= total_bytes
+            self._reserve(total_bytes)
             channel.reserved += total_bytes
             channel.owe_credit()
 
@@ -373,8 +375,7 @@ class Receiver:
             del self._loose[channel.identity, number]
             self._charge(-partial.received_bytes - UNFINISHED_OVERHEAD_BYTES)
         elif partial.reserved:
-            self._reserved_bytes -= partial.total_bytes
-            self._budget.left_bytes += partial.total_bytes
+            self._reserve(-partial.total_bytes)
             channel.reserved -= partial.total_bytes
         else:
             self._waiting.pop((channel.identity, number), None)
@@ -401,11 +402,32 @@ class Receiver:
                 return expires_at
         return due
 
+    def lend(self, size: int) -> bool:
+        """Reserve memory for what the caller holds of records; False if there is not so much."""
+        held = self._reserved_bytes + self._loose_bytes
+        left = self._config.reassembly_bytes_per_session - held
+        if size > min(left, self._budget.left_bytes):
+            return False
+        self._reserve(size)
+        self._lent_bytes += size
+        return True
+
+    def take_back(self, size: int) -> None:
+        """The caller holds so much less; harmless once the connection has ended."""
+        size = min(size, self._lent_bytes)
+        self._lent_bytes -= size
+        self._reserve(-size)
+        self._grant_waiting()
+
+    def _reserve(self, size: int) -> None:
+        self._reserved_bytes += size
+        self._budget.left_bytes -= size
+
     def abandon(self) -> None:
         """The connection ends: give all memory back."""
         for channel in self._channels.values():
             channel.partial.clear()
         self._budget.left_bytes += self._reserved_bytes + self._loose_bytes
-        self._reserved_bytes = self._loose_bytes = 0
+        self._reserved_bytes = self._loose_bytes = self._lent_bytes = 0
         self._waiting.clear()
         self._loose.clear()
