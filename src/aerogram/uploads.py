@@ -27,6 +27,8 @@ CHUNK_BYTES: Final = 64 * 1024
 SMALL_CHUNK_BYTES: Final = 1024
 """No chunk is cut smaller than this for want of room; it waits."""
 
+_NO_CONTENT: Final = (str, bytearray, memoryview)
+"""What can be iterated over, and is a mistake."""
 Content = bytes | Iterable[bytes] | AsyncIterable[bytes]
 """What `Session.upload` sends."""
 
@@ -172,9 +174,8 @@ async def send_content(
 
 def check_content(content: object) -> None:
     """Raise `InvalidMessage` for what cannot be content."""
-    if isinstance(content, str | bytearray | memoryview):
-        raise _not_content(content)
-    if not isinstance(content, Iterable | AsyncIterable):
+    kind: type[Any] = type(content)
+    if issubclass(kind, _NO_CONTENT) or not issubclass(kind, Iterable | AsyncIterable):
         raise _not_content(content)
 
 

@@ -190,7 +190,7 @@ class Topic(NamedTuple):
     value: Any
 
 
-ASKING: Final = (Request, Stream, Upload)
+ASKING: Final[tuple[type[Any], ...]] = (Request, Stream, Upload)
 """The bases of what is asked and not sent."""
 
 

@@ -177,8 +177,9 @@ def encode_last(identity: int, cost: int) -> bytes:
 
 def _not_asked(value: object, what: str, base: str) -> str:
     name = type(value).__name__
-    if isinstance(value, ASKING):
-        return f"{name} is no {what}: send it with session.{asked_with(type(value))}()"
+    kind: type[Any] = type(value)
+    if issubclass(kind, ASKING):
+        return f"{name} is no {what}: send it with session.{asked_with(kind)}()"
     return f"{name} is no {what}: derive its class from {base}"
 
 
@@ -304,7 +305,8 @@ def decode_answer(
         decoders = _answer_decoders[kind] = _make_answer_decoders(kind)
     decode = decoders.get(routing_key(payload))
     if decode is None:
-        raise DecodeError(f"{kind.__name__} was answered with {describe(payload)}")
+        name = cast("type[Any]", kind).__name__
+        raise DecodeError(f"{name} was answered with {describe(payload)}")
     return cast("AnswerT", decode(payload))
 
 
