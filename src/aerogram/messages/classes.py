@@ -166,14 +166,14 @@ class Upload(Message, Generic[AnswerT], has_content=True):
         iteration is the end of the content. Raises `RuntimeError` for a request that did not come
         from a peer, and in the iteration `RequestFailed` once the handler has ended.
         """
-        chunks: AsyncIterator[bytes] | None = self.__dict__.get("_chunks")
+        chunks: AsyncIterator[bytes] | None = vars(self).get("_chunks")
         if chunks is None:
             raise RuntimeError("the content is there for the handler of a request that has come")
         return chunks
 
     def receive_content(self, chunks: AsyncIterator[bytes]) -> None:
         """The library has received this request, and its content comes."""
-        self.__dict__["_chunks"] = chunks
+        vars(self)["_chunks"] = chunks
 
 
 class Untyped(NamedTuple):
