@@ -19,6 +19,9 @@ SMALLEST_WINDOW_BYTES: Final = 4096
 MESSAGE_OVERHEAD_BYTES: Final = 32
 """Added to a message's size in flow control, so that a window also bounds the count of messages."""
 
+RECORD_HEAD_BYTES: Final = 1
+"""Every record has a byte before it that tells what it is, which limits do not count."""
+
 MESSAGES_LIMIT: Final = 1 << 62
 """Numbers of messages, packets and channels are RFC 9000 variable-length integers."""
 
@@ -99,7 +102,9 @@ class Config:
     """Largest UDP payload that is sent. 1200 passes everywhere (RFC 9000 §14)."""
 
     max_record_bytes: int = 16 * 1024 * 1024
-    """Largest message this side takes; the peer is told, larger ones fail at its `send`."""
+    """Largest record this side takes; the peer is told, larger ones fail at its `send`. Of `bytes`
+    it is their length, of anything else what it is encoded to: the fields of a message, text or a
+    plain value take up to five bytes more for each part than is in it."""
 
     channel_window_bytes: int = 1024 * 1024
     """Receive window of a channel: what a peer may have sent that no handler has consumed."""
@@ -180,6 +185,11 @@ class Config:
 
     transport_buffer_bytes: int = 256 * 1024
     """Packets that a transport may hold when the kernel takes no more; beyond, they are lost."""
+
+    @property
+    def largest_payload_bytes(self) -> int:
+        """The largest record as it travels."""
+        return self.max_record_bytes + RECORD_HEAD_BYTES
 
     def __post_init__(self) -> None:
         for name, allowed in RANGES.items():

@@ -29,7 +29,7 @@ from aerogram.core.handshake import (
 )
 from aerogram.core.keys import RetryTokens, mac1_matches, reset_token
 from aerogram.core.path import Address
-from aerogram.core.receiver import ReassemblyBudget
+from aerogram.core.receiver import ReassemblyBudget, memory_for_records
 from aerogram.core.stats import EndpointStats
 from aerogram.errors import CryptoError, DecodeError, HandshakeTimeout, NoCommonCipher
 
@@ -70,7 +70,8 @@ class Endpoint:
         self._resets: OrderedDict[Address, float] = OrderedDict()
         self._events: deque[Event] = deque()
         self._dirty: list[Connection] = []
-        budget = ReassemblyBudget(config.reassembly_bytes_per_endpoint)
+        memory = memory_for_records(config.reassembly_bytes_per_endpoint, config)
+        budget = ReassemblyBudget(memory)
         self._shared = Shared(config, specs, budget, self._events, random_bytes, self._dirty)
         self._connections: dict[bytes, Connection] = {}
         self._by_reset_token: dict[bytes, Connection] = {}

@@ -76,7 +76,7 @@ def _protocol_name(mode: Mode) -> str:
 def local_parameters(config: Config, aead: Aead) -> TransportParameters:
     """What this side tells the other about itself."""
     return TransportParameters(
-        max_record_bytes=config.max_record_bytes,
+        max_record_bytes=config.largest_payload_bytes,
         channel_window_bytes=config.channel_window_bytes,
         idle_timeout_milliseconds=int(config.idle_timeout_seconds * 1000),
         max_datagram_bytes=config.datagram_bytes,

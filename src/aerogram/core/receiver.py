@@ -35,6 +35,11 @@ RELIABLE: Final = Delivery(AsItArrives)
 """Stands in for a delivery that only the peer knows; its messages are refused one by one."""
 
 
+def memory_for_records(limit_bytes: int, config: Config) -> int:
+    """A limit of memory, in which the largest record fits with all that is around it."""
+    return max(limit_bytes, config.largest_payload_bytes + UNFINISHED_OVERHEAD_BYTES)
+
+
 class ReassemblyBudget:
     """Bytes of unfinished records that an endpoint may hold over all its sessions."""
 
@@ -62,6 +67,7 @@ class Receiver:
         "_lent_bytes",
         "_loose",
         "_loose_bytes",
+        "_memory_bytes",
         "_ranges",
         "_replay",
         "_reserved_bytes",
@@ -82,6 +88,7 @@ class Receiver:
         stats: ConnectionStats,
     ) -> None:
         self._config = config
+        self._memory_bytes = memory_for_records(config.reassembly_bytes_per_session, config)
         self._specs = specs
         self._budget = budget
         self._stats = stats
@@ -277,7 +284,7 @@ class Receiver:
     def fragment(self, frame: wire.Fragment, now: float) -> tuple[ReceiveChannel, list[Run]]:
         """Take a piece of a record; return what is handed over. Raises `DecodeError`."""
         channel = self.channel(frame.channel)
-        if frame.total_bytes > self._config.max_record_bytes:
+        if frame.total_bytes > self._config.largest_payload_bytes:
             raise DecodeError("a record is larger than the stated limit")
         if channel.resends and frame.number in channel.received:
             self._stats.messages_duplicate += 1
@@ -337,7 +344,7 @@ class Receiver:
         False if its own record had to go, too.
         """
         size = len(frame.data)
-        limit = self._config.reassembly_bytes_per_session - self._reserved_bytes
+        limit = self._memory_bytes - self._reserved_bytes
         while self._loose_bytes + size > limit or size > self._budget.left_bytes:
             identity, number = next(iter(self._loose))
             self._drop(self._channels[identity], number)
@@ -359,7 +366,7 @@ class Receiver:
             key = next(iter(self._waiting))
             channel, partial = self._waiting[key]
             held = self._reserved_bytes + self._loose_bytes
-            left = self._config.reassembly_bytes_per_session - held
+            left = self._memory_bytes - held
             total_bytes = partial.total_bytes
             if total_bytes > min(left, self._budget.left_bytes):
                 return
