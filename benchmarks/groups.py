@@ -2,9 +2,10 @@
 
 One process serves, another holds the sessions, each with a socket of its own; every message is 64
 bytes, reliable, ordered and encrypted, and counts when it reaches the handler of its session. In a
-`flood`, some senders send as fast as back-pressure allows; `lone` is one message now and then. The
-delay of a delivery is from the call of `group.send` to the handler; `all` is that of the last one
-of a message. `one by one` is what a group spares: a `session.send` for each member.
+`flood`, some senders send as fast as back-pressure allows; `lone` is one message now and then, and
+its rate leaves out the pauses: it is over the time from each call until the last has the message.
+The delay of a delivery is from the call of `group.send` to the handler; `all` is that of the last
+one of a message. `one by one` is what a group spares: a `session.send` for each member.
 """
 
 from __future__ import annotations
@@ -195,6 +196,7 @@ async def one_row(
     heard: Heard = await heard_from(pipe)
     used = process_time() - used
     longest = sorted(heard.complete.values())
+    busy = sum(longest) if work == "lone" else heard.last_at - heard.first_at
     delays = sorted(heard.delays)
     return Row(
         work,
@@ -202,7 +204,7 @@ async def one_row(
         len(group),
         sent * len(group),
         heard.count,
-        heard.count / (heard.last_at - heard.first_at),
+        heard.count / busy,
         used / heard.count * 1e6,
         heard.processor_seconds / heard.count * 1e6,
         *(1000 * part(times, share) for times in (delays, longest) for share in (0.5, 0.99)),

@@ -37,7 +37,7 @@ def with_room(name: str, value: float) -> dict[str, Any]:
 
 def test_every_number_has_a_range() -> None:
     rest = {field.name for field in fields(Config)} - {*NUMBERS}
-    assert rest == {"transport"}
+    assert rest == {"ciphers", "transport"}
     assert {*RANGES} == {*NUMBERS}
     assert all(
         RANGES[name].least <= getattr(Config(), name) <= RANGES[name].most for name in NUMBERS

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib
 import os
+import random
 import re
 import subprocess
 import sys
@@ -94,6 +96,20 @@ def test_prices() -> None:
         check=True,
     )  # fmt: skip
     assert finished.stdout == "ACME costs 400 cents\nrefused: no such symbol: 4CME\n"
+
+
+def test_files(tmp_path: Path) -> None:
+    content = random.Random(1).randbytes(3_000_000)
+    (tmp_path / "data.bin").write_bytes(content)
+    finished = subprocess.run(
+        [sys.executable, "files.py", str(tmp_path / "data.bin")], cwd=EXAMPLES,
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert finished.stdout.splitlines() == [
+        "stored 3000000 bytes of data.bin",
+        f"fetched them with SHA-256 {hashlib.sha256(content).hexdigest()}",
+        "refused: not a file name: '../data.bin'",
+    ]
 
 
 def test_shared_clock() -> None:

@@ -26,6 +26,7 @@ from aerogram import (
     delivery,
     serve,
 )
+from aerogram.lab import Link, Network
 
 
 class Move(Message, tag=1, delivery=delivery.sequenced()):
@@ -147,6 +148,32 @@ async def test_a_record_larger_than_the_receivers_limit_is_refused_at_send() -> 
             await session.send(bytes(10_001))
         await session.send(bytes(9_000))
         assert await session.receive(bytes, timeout=5) == bytes(9_000)
+
+
+@pytest.mark.parametrize("tight", [True, False])
+@pytest.mark.parametrize("limit", [1, 1200, 100_000])
+async def test_a_record_of_exactly_the_limit_is_taken(limit: int, tight: bool) -> None:
+    room = limit if tight else 1 << 26
+    config = Config(
+        max_record_bytes=limit,
+        reassembly_bytes_per_session=room,
+        reassembly_bytes_per_endpoint=room,
+        channel_window_bytes=4096,
+    )
+    unreliable = Channel("loose", delivery.unreliable())
+    network = Network(seed=1, link=Link(delay=0.001))
+    async with (
+        serve(echo_app(), "server", 1, network=network, config=config) as server,
+        connect(server.address, network=network, config=config) as session,
+    ):
+        record = bytes(limit)
+        await session.send(record)
+        assert await session.receive(bytes, timeout=10) == record
+        with pytest.raises(MessageTooLarge, match=f"^{limit + 1} bytes; the peer takes {limit} at"):
+            await session.send(bytes(limit + 1))
+        [peer] = server.sessions
+        await peer.send(record, via=unreliable)
+        assert await session.receive(bytes, timeout=10) == record
 
 
 async def test_deliver_returns_when_the_peer_has_it() -> None:

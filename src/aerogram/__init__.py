@@ -28,6 +28,7 @@ from aerogram.errors import (
     InvalidMessage,
     KeyLimitReached,
     MessageTooLarge,
+    NoCommonCipher,
     PeerProtocolError,
     PeerRestarted,
     QueueFull,
@@ -48,7 +49,7 @@ from aerogram.io.inherited import sockets_from_systemd
 from aerogram.io.interfaces import Interface, interfaces
 from aerogram.io.multicast import Membership
 from aerogram.io.opening import open_endpoint
-from aerogram.messages import Message, Request, Stream, Topic, Untyped
+from aerogram.messages import Message, Request, Stream, Topic, Untyped, Upload
 from aerogram.receipts import Receipt
 from aerogram.routes import Next
 from aerogram.server import Server, serve, serve_datagrams
@@ -90,6 +91,7 @@ __all__ = [
     "Message",
     "MessageTooLarge",
     "Next",
+    "NoCommonCipher",
     "Outcome",
     "PeerProtocolError",
     "PeerRestarted",
@@ -110,6 +112,7 @@ __all__ = [
     "Stream",
     "Topic",
     "Untyped",
+    "Upload",
     "connect",
     "delivery",
     "interfaces",

@@ -2,9 +2,10 @@
 
 Rules: what comes back travels on a channel of its own. A handler whose answer nobody waits for any
 more is cancelled, whether its asker says so or its session ends. A stream sends no more items than
-it was given credit for, and its generator rests meanwhile. A request that may come again is
-handled once: by its number within a session, or across sessions by the peer's key and the key that
-the peer chose; the latter goes on when its session ends, since it may be asked for again.
+it was given credit for, and its generator rests meanwhile; an upload makes room as its handler
+takes what has come. A request that may come again is handled once: by its number within a session,
+or across sessions by the peer's key and the key that the peer chose; the latter goes on when its
+session ends, since it may be asked for again.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from aerogram import messages as codec
-from aerogram.errors import DecodeError, MessageTooLarge, Rejected, SessionClosed
+from aerogram.errors import DecodeError, MessageTooLarge, Rejected, RequestFailed, SessionClosed
 from aerogram.idempotency import AnswerKey, digest_of
 from aerogram.messages import Failure, FailureCode, Question
+from aerogram.uploads import Chunks
 
 if TYPE_CHECKING:
     from aerogram.routes import Route
@@ -64,7 +66,16 @@ class Flow:
 class Answering:
     """What a session is asked, and what it answers."""
 
-    __slots__ = ("_cancelled", "_flows", "_repeatable", "_running", "_scope", "_session", "lasting")
+    __slots__ = (
+        "_cancelled",
+        "_flows",
+        "_repeatable",
+        "_running",
+        "_scope",
+        "_session",
+        "_uploads",
+        "lasting",
+    )
 
     def __init__(self, session: Session[Any]) -> None:
         self.lasting: set[asyncio.Task[Any] | None] = set()
@@ -73,6 +84,7 @@ class Answering:
         self._running: dict[int, tuple[asyncio.Timeout, asyncio.Task[Any] | None]] = {}
         """What can cut an answer short, by the number of the question."""
         self._flows: dict[int, Flow] = {}
+        self._uploads: dict[int, Chunks] = {}
         self._cancelled: OrderedDict[int, None] = OrderedDict()
         self._repeatable: OrderedDict[int, None] = OrderedDict()
         self._scope = b""
@@ -107,7 +119,7 @@ class Answering:
         """Who answers a question, and what is asked. Raises `Unanswerable`."""
         app, inner = self._session.app, question.payload
         route = app.routes.answers.get(codec.routing_key(inner)) if app is not None else None
-        if route is None or route.is_stream != (question.limit is not None):
+        if route is None or not _suits(route, question):
             await self._send(_nobody(question))
             raise Unanswerable
         try:
@@ -139,6 +151,8 @@ class Answering:
             await self._refuse(question, "too many requests are being answered")
         if question.limit is not None:
             await self._answer_stream(question, Flow(question.limit), route, request)
+        elif question.has_content:
+            await self._take_upload(question, route, request, deadline)
         elif repeat_key:
             await self._answer_once(question, repeat_key, route, request, deadline)
         else:
@@ -158,7 +172,7 @@ class Answering:
                     self._running[identity] = scope, asyncio.current_task()
                 answer = await route.call(session, request)
             return codec.encode_answer(identity, answer)
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:  # a handler's own
             if isinstance(error, TimeoutError) and scope.expired():
                 return self._cut_short(question, scope)
             failure = self._failure_of(route, error)
@@ -179,10 +193,9 @@ class Answering:
     def _failure_of(self, route: Route, error: BaseException) -> Failure:
         """What the peer is told of an exception: that it was one, and not what.
 
-        Raises a `CancelledError` again that is meant for this task.
+        Raises it again if it is meant for this task.
         """
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        if self._session.life.is_for_task(error):
             raise error
         if isinstance(error, Rejected):
             return Failure(FailureCode.REJECTED, error.reason)
@@ -236,6 +249,37 @@ class Answering:
             self._scope = self._session.peer_key or self._session.connection.local_cid
         return self._scope, key
 
+    # -- uploads
+
+    def content(self, payload: bytes) -> None:
+        """Some content of an upload came. Raises `DecodeError`."""
+        identity, chunk = codec.decode_chunk(payload)
+        chunks = self._uploads.get(identity)
+        if chunks is not None:  # else its handler has ended, and its sender learns it
+            chunks.arrived(chunk)
+
+    async def _take_upload(
+        self, question: Question, route: Route, request: Any, deadline: float | None
+    ) -> None:
+        session, identity = self._session, question.identity
+        window = session.config.upload_window_bytes
+        if not session.connection.receiver.lend(window):
+            await self._refuse(question, "there is no memory for another upload")
+
+        def tell(limit: int) -> None:
+            session.outbox.put_own(ANSWERS, codec.encode_room(identity, limit))
+
+        chunks = self._uploads[identity] = Chunks(window, tell)
+        request.receive_content(chunks)
+        try:
+            reply = await self._called(question, route, request, deadline)
+        finally:
+            del self._uploads[identity]
+            session.give_back(window)
+            chunks.fail(RequestFailed("the handler of this upload has ended"))
+        if reply is not None:
+            await self._send(reply)
+
     # -- streams
 
     async def _answer_stream(
@@ -249,7 +293,7 @@ class Answering:
                 self._running[identity] = scope, asyncio.current_task()
                 self._flows[identity] = flow
                 await self._send_items(identity, flow, await route.call(self._session, request))
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:  # a handler's own
             if isinstance(error, TimeoutError) and scope.expired():
                 self._session.counts.handlers_cancelled += 1
                 return
@@ -282,6 +326,12 @@ async def answer_question(session: Session[Any], question: Question) -> None:
     answering = session.answering
     route, request = await answering.resolve(question)
     await answering.answer(question, route, request, None)
+
+
+def _suits(route: Route, question: Question) -> bool:
+    """True if it was asked for in the way that its handler answers."""
+    is_stream = question.limit is not None
+    return route.is_stream == is_stream and route.has_content == question.has_content
 
 
 def _cut(scope: asyncio.Timeout) -> None:

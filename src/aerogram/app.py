@@ -26,7 +26,7 @@ from aerogram.idempotency import AnswerCache
 from aerogram.io.datagram import Datagram
 from aerogram.io.endpoint import DatagramEndpoint
 from aerogram.io.opening import EndpointOptions, open_endpoint
-from aerogram.messages import Message, Request, Stream
+from aerogram.messages import Message, Request, Stream, Upload
 from aerogram.routes import (
     ASKING_KINDS,
     Concurrency,
@@ -242,6 +242,18 @@ class App(Generic[DepsT, StateT]):
         [Callable[[Session[StateT], Any], AsyncIterator[AnswerT]]],
         Callable[[Session[StateT], Any], AsyncIterator[AnswerT]],
     ]: ...
+    @overload
+    def answers(
+        self,
+        kind: type[Upload[AnswerT]],
+        *,
+        concurrency: Concurrency = None,
+        key: Callable[[Any], Hashable] | None = None,
+        deadline: bool = True,
+    ) -> Callable[
+        [Callable[[Session[StateT], Any], Awaitable[AnswerT]]],
+        Callable[[Session[StateT], Any], Awaitable[AnswerT]],
+    ]: ...
     def answers(
         self,
         kind: type[Any],
@@ -261,7 +273,10 @@ class App(Generic[DepsT, StateT]):
         as many as there are, unless `concurrency` bounds them. A generator that is ahead of who
         asked is left at its `yield`, and closed there when nobody wants more.
 
-        `Rejected` raised in either tells the one who asked. Raises `ValueError` if there is a
+        For an `Upload` it is a coroutine function as for a `Request`, which iterates over the
+        `chunks` of what it is given. Uploads run at once, as streams do.
+
+        `Rejected` raised in any of them tells the one who asked. Raises `ValueError` if there is a
         handler already, or for a `concurrency` below 1; `TypeError` for a type that is no
         request, and for a handler of another sort.
         """
@@ -279,6 +294,7 @@ class App(Generic[DepsT, StateT]):
                 key=key,
                 to_deadline=deadline and not is_stream,
                 is_stream=is_stream,
+                has_content=issubclass(kind, Upload),
             )
             self.routes.add_answer(codec.type_key(kind), route)
             return handler

@@ -1,17 +1,18 @@
-"""The part of a `Session` that asks: requests and streams, with the promises that users read."""
+"""The part of a `Session` that asks: requests, streams and uploads, and what they promise."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, TypeVar
 
-from aerogram.messages import Request, Stream
+from aerogram.messages import Request, Stream, Upload
 from aerogram.requests import checked_key
 
 if TYPE_CHECKING:
     from aerogram.channels import Channel
     from aerogram.outbox import Outbox
     from aerogram.requests import Requests
+    from aerogram.uploads import Content
 
 AnswerT = TypeVar("AnswerT")
 
@@ -79,3 +80,27 @@ class Asking:
         """
         channel = self.outbox.channel_for(type(request), via)
         return self.requests.stream(request, channel, timeout, window)
+
+    async def upload(
+        self,
+        request: Upload[AnswerT],
+        content: Content,
+        *,
+        timeout: float | None = None,
+        via: Channel | None = None,
+    ) -> AnswerT:
+        """Send a request and its content, and wait for the answer of the peer's handler.
+
+        `content` is bytes, or yields bytes, all of which may be more than fit memory: it is asked
+        for more as the handler takes what was sent. No chunk is asked for before the handler has
+        begun to take them, nor after it has answered. An async generator is closed at the end.
+
+        Whoever stops waiting, by a timeout, by being cancelled or because `content` raised, cancels
+        the peer's handler.
+
+        Raises what `content` raises, `InvalidMessage` for what is no bytes, and what `request`
+        raises; `RequestFailed` also if the peer has no memory for another upload.
+        """
+        channel = self.outbox.channel_for(type(request), via)
+        answer: AnswerT = await self.requests.upload(request, content, channel, timeout)
+        return answer

@@ -87,6 +87,9 @@ DEFAULT_CHANNEL: Final = Channel("default", presets.ordered())
 ANSWERS_CHANNEL: Final = Channel("answers", presets.reliable())
 """Carries what comes back for questions, and what is told about questions that are asked."""
 
+CONTENT_CHANNEL: Final = Channel("uploads", presets.reliable())
+"""Carries the content of uploads, each chunk for itself."""
+
 
 class Channels:
     """Which channel a type travels on.
@@ -104,7 +107,7 @@ class Channels:
         self._by_type: dict[type, ChannelSpec] = {}
         self._owners: dict[str, str] = {}
         self._default = DEFAULT_CHANNEL.spec
-        for channel in (DEFAULT_CHANNEL, ANSWERS_CHANNEL, *channels):
+        for channel in (DEFAULT_CHANNEL, ANSWERS_CHANNEL, CONTENT_CHANNEL, *channels):
             self._add(channel)
 
     def _add(self, channel: Channel) -> None:

@@ -77,7 +77,8 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
     (default: `config.handshake_timeout_seconds`). `trace` is told of every datagram, as in `serve`.
 
     Raises `ServerIdentityRequired`, `InvalidAddress`, `InsecureRefused`; on entering
-    `HandshakeTimeout` (a `ConnectFailed` and `TimeoutError`), or `OSError` for an unknown name.
+    `HandshakeTimeout` (a `ConnectFailed` and `TimeoutError`), `NoCommonCipher` (a `ConnectFailed`),
+    or `OSError` for an unknown name.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, cast, get_args
 
 SMALLEST_DATAGRAM_BYTES: Final = 1200
 """RFC 9000 §14: what every path carries; INIT is padded to it against amplification."""
@@ -18,6 +18,9 @@ SMALLEST_WINDOW_BYTES: Final = 4096
 
 MESSAGE_OVERHEAD_BYTES: Final = 32
 """Added to a message's size in flow control, so that a window also bounds the count of messages."""
+
+RECORD_HEAD_BYTES: Final = 1
+"""Every record has a byte before it that tells what it is, which limits do not count."""
 
 MESSAGES_LIMIT: Final = 1 << 62
 """Numbers of messages, packets and channels are RFC 9000 variable-length integers."""
@@ -36,6 +39,9 @@ COUNT_LIMIT: Final = 1 << 24
 
 Transport = Literal["auto", "batch", "asyncio"]
 """How packets get to the kernel."""
+
+Cipher = Literal["aes-256-gcm", "chacha20-poly1305"]
+"""What packets are sealed with (RFC 5116, RFC 8439)."""
 
 
 class Range(NamedTuple):
@@ -87,11 +93,18 @@ class Config:
     transport: Transport = "auto"
     """`auto` takes the batched transport where the loop and the kernel offer it."""
 
+    ciphers: tuple[Cipher, ...] = ("aes-256-gcm", "chacha20-poly1305")
+    """What packets may be sealed with, the preferred first. A client proposes its first; a server
+    takes that if it is among its own, and else its own first; a client gives up on one that is not
+    among its own. AES is the quicker where the processor has instructions for it."""
+
     datagram_bytes: int = 1200
     """Largest UDP payload that is sent. 1200 passes everywhere (RFC 9000 §14)."""
 
     max_record_bytes: int = 16 * 1024 * 1024
-    """Largest message this side takes; the peer is told, larger ones fail at its `send`."""
+    """Largest record this side takes; the peer is told, larger ones fail at its `send`. Of `bytes`
+    it is their length, of anything else what it is encoded to: the fields of a message, text or a
+    plain value take up to five bytes more for each part than is in it."""
 
     channel_window_bytes: int = 1024 * 1024
     """Receive window of a channel: what a peer may have sent that no handler has consumed."""
@@ -154,6 +167,10 @@ class Config:
     mailbox_bytes: int = 1024 * 1024
     """What an unreliable channel may hold for a slow handler; the oldest is dropped beyond."""
 
+    upload_window_bytes: int = 512 * 1024
+    """Content of an upload that may be ahead of its handler. It counts as an unfinished record, so
+    there are no more uploads at once than the reassembly limits have room for."""
+
     requests_limit: int = 1024
     """Requests of one session that may be waiting for their answers, and handled at once."""
 
@@ -169,15 +186,30 @@ class Config:
     transport_buffer_bytes: int = 256 * 1024
     """Packets that a transport may hold when the kernel takes no more; beyond, they are lost."""
 
+    @property
+    def largest_payload_bytes(self) -> int:
+        """The largest record as it travels."""
+        return self.max_record_bytes + RECORD_HEAD_BYTES
+
     def __post_init__(self) -> None:
         for name, allowed in RANGES.items():
             allowed.check(name, getattr(self, name))
         if self.transport not in get_args(Transport):
             raise ValueError(f"transport is 'auto', 'batch' or 'asyncio', not {self.transport!r}")
+        _check_ciphers(self.ciphers)
         for name, least in _AT_LEAST:
             value, bound = getattr(self, name), getattr(self, least)
             if value < bound:
                 raise ValueError(f"{name} is at least {least}, which is {bound}, not {value}")
+
+
+def _check_ciphers(ciphers: object) -> None:
+    known = get_args(Cipher)
+    if not isinstance(ciphers, tuple):
+        raise TypeError(f"ciphers is a tuple of {', '.join(known)}, not {ciphers!r}")
+    names = cast("tuple[object, ...]", ciphers)
+    if not names or len({*names}) < len(names) or any(name not in known for name in names):
+        raise ValueError(f"ciphers are one or more of {', '.join(known)}, once, not {ciphers!r}")
 
 
 _BYTES: Final = Range(1, BYTES_LIMIT)
@@ -205,6 +237,7 @@ RANGES: Final[dict[str, Range]] = {
     "keepalive_seconds": Range(SHORTEST_SECONDS, SECONDS_LIMIT, or_zero=True),
     "grace_seconds": TIMEOUT_SECONDS,
     "mailbox_bytes": Range(0, BYTES_LIMIT),
+    "upload_window_bytes": Range(SMALLEST_WINDOW_BYTES, BYTES_LIMIT),
     "requests_limit": _COUNT,
     "socket_buffer_bytes": Range(1, (1 << 31) - 1),  # the kernel takes a C int
     "receive_queue_datagrams": _COUNT,

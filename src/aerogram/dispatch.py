@@ -21,6 +21,7 @@ from aerogram.core.events import RefuseCode
 from aerogram.errors import DecodeError
 from aerogram.jobs import Job, failed, perform
 from aerogram.lanes import MESSAGES_PER_TURN, Lane
+from aerogram.lifecycle import STOPS_LOOP
 
 if TYPE_CHECKING:
     from aerogram.core.channel import ReceiveChannel, Run
@@ -152,16 +153,18 @@ class Mailbox:
             self._worker = None
             if self._run_size:
                 self._run_cut()
+                session.consumed(channel, self._run_cost)
 
     def _run_done(self) -> None:
         self._session.counts.messages_handled += self._run_size - self._ended
         self._run_size = self._ended = 0
 
     def _run_cut(self) -> None:
-        """The task was cancelled in a handler: what is left of the run goes with it."""
+        """The task was cancelled in a handler: its message is gone, the others wait again."""
+        self._put_back_rest()
         counts = self._session.counts
         counts.messages_handled += self.handled_uncounted
-        counts.messages_dropped_closed += 1 + length_hint(self._rest)
+        counts.messages_dropped_closed += 1
         self._run_size = self._ended = 0
 
     def _number(self, first: int) -> int:
@@ -191,16 +194,20 @@ class Mailbox:
                     await self._handle_one(first, payload, cost_of(payload, run, cost))
                     continue
                 await route.call(session, route.decode(payload))
-            except (Exception, asyncio.CancelledError) as error:  # where handlers' errors end
+            except BaseException as error:  # where handlers' errors end
                 self._failed(first, payload, error)
+                if isinstance(error, STOPS_LOOP):
+                    await asyncio.sleep(0)
 
     async def _handle_each(self, first: int, run: list[Any], cost: int) -> None:
         """As `_handle`, where messages have deadlines or an ordering has looked into them."""
         for payload in self._rest:
             try:
                 await self._handle_one(first, payload, cost_of(payload, run, cost))
-            except (Exception, asyncio.CancelledError) as error:
+            except BaseException as error:
                 self._failed(first, payload, error)
+                if isinstance(error, STOPS_LOOP):
+                    await asyncio.sleep(0)
 
     async def _handle_one(self, first: int, payload: Any, cost: int) -> None:
         """A message that needs a closer look. Raises what a decoder raises, and a `key=`."""

@@ -48,6 +48,10 @@ class ConnectFailed(AerogramError):
     """No session could be established."""
 
 
+class NoCommonCipher(ConnectFailed):
+    """The server seals packets with nothing that this side's `Config.ciphers` has in it."""
+
+
 class HandshakeTimeout(ConnectFailed, TimeoutError):
     """The server did not answer the handshake in time, or answered nothing authentic."""
 

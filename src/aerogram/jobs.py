@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aerogram.answering import Unanswerable, Withdrawn
 from aerogram.core.events import RefuseCode
 from aerogram.errors import DecodeError, Rejected, SessionClosed
+from aerogram.lifecycle import STOPS_LOOP
 
 if TYPE_CHECKING:
     from aerogram.core.channel import ReceiveChannel
@@ -41,9 +42,11 @@ async def perform(session: Session[Any], job: Job) -> None:
         return
     try:
         await _call(session, job)
-    except (Exception, asyncio.CancelledError) as error:
+    except BaseException as error:  # where handlers' errors end
         if failed(session, job.channel, job.number, error, job.route.name):
             return
+        if isinstance(error, STOPS_LOOP):
+            await asyncio.sleep(0)
     session.counts.messages_handled += 1
 
 
@@ -73,13 +76,10 @@ def failed(
 ) -> bool:
     """A handler raised; True if that means that the message was not taken, and is counted.
 
-    Raises a `CancelledError` again that is meant for this task. Any other is one that the handler
-    has met, by waiting for a task that was cancelled.
+    Raises it again if it is meant for this task.
     """
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise error
+    if session.life.is_for_task(error):
+        raise error
     if isinstance(error, Rejected):
         session.refuse(channel, number, RefuseCode.REJECTED, error.reason)
     elif isinstance(error, DecodeError):

@@ -15,6 +15,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from aerogram.jobs import Job, perform
+from aerogram.lifecycle import current_task
 
 if TYPE_CHECKING:
     from aerogram.routes import Route
@@ -115,24 +116,24 @@ class Lane:
                 if begun % MESSAGES_PER_TURN == 0:
                     await asyncio.sleep(0)
         finally:
-            self.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            self.tasks.discard(cast("asyncio.Task[None]", current_task()))
 
     async def _run(self, job: Job) -> None:
-        """A stream is done with its credit when it has begun: it may go on for ever."""
+        """What may go on for ever is done with its credit when it has begun."""
         session = self._session
         self._running += 1
         try:
-            if job.route.is_stream:
+            if job.route.goes_on:
                 session.consumed(job.channel, job.cost)
             await perform(session, job)
-        except asyncio.CancelledError:
+        except BaseException:  # what is meant for the task
             session.counts.messages_dropped_closed += 1
             raise
         finally:
             self._running -= 1
             if not job.channel.resends:
                 self._unreliable_cost -= job.cost
-            if not job.route.is_stream:
+            if not job.route.goes_on:
                 session.consumed(job.channel, job.cost)
 
     def drop_waiting(self) -> None:

@@ -28,6 +28,9 @@ CLEAN_UP_SECONDS: Final = 1.0
 CANCELS_LIMIT: Final = 2
 """A handler that catches this many cancellations is left alone."""
 
+STOPS_LOOP: Final = (KeyboardInterrupt, SystemExit)
+"""What asyncio lets out of the loop, whoever raises it."""
+
 Tasks = list[asyncio.Task[Any]]
 
 
@@ -83,7 +86,9 @@ class Lifecycle:
             except Rejected as error:
                 session.connection.close(CloseCode.NO_ERROR, error.reason, self._shell.time())
                 self._shell.schedule_flush()
-            except Exception as error:  # a user's handler; the session lives without it
+            except BaseException as error:  # a user's handler; the session lives without it
+                if self.is_for_task(error):
+                    raise
                 session.handler_failed("on_open", error)
         self.ready = True
         self._mailboxes.start()
@@ -175,7 +180,9 @@ class Lifecycle:
         for handler in session.app.closers:
             try:
                 await handler(session, shown)
-            except Exception as raised:  # a user's handler
+            except BaseException as raised:  # a user's handler
+                if self.is_for_task(raised):
+                    raise
                 session.handler_failed("on_close", raised)
 
     # -- waiting for what runs, and cancelling it
@@ -233,12 +240,23 @@ class Lifecycle:
     @property
     def is_handling(self) -> bool:
         """True in a task of the session itself, which cannot wait for its own end."""
-        current = asyncio.current_task()
+        current = current_task()
         return current is not None and current in (
             self._opener,
             self._closer,
             *self._mailboxes.tasks,
         )
+
+    def is_for_task(self, error: BaseException) -> bool:
+        """True for what is meant for the task of a handler, and not raised by the handler.
+
+        That is its cancellation, and that it is thrown away. A handler meets another cancellation
+        by waiting for a task that was cancelled.
+        """
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            return task is not None and task.cancelling() > 0
+        return isinstance(error, GeneratorExit) and not self.is_handling
 
     async def wait_finished(self) -> None:
         """Wait until the session has ended and its handlers are done.
@@ -248,6 +266,14 @@ class Lifecycle:
         if self.is_handling:
             raise RuntimeError("a handler cannot wait for the end of its own session")
         await asyncio.shield(self._finished)
+
+
+def current_task() -> asyncio.Task[Any] | None:
+    """The task that runs, if one does."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop runs: a coroutine is collected
+        return None
 
 
 def _all_done(tasks: Tasks) -> asyncio.Future[None]:

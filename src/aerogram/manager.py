@@ -34,7 +34,6 @@ from aerogram.errors import (
     ChannelMismatch,
     ClosedByPeer,
     ClosedLocally,
-    HandshakeTimeout,
     IdleTimeout,
     KeyLimitReached,
     PeerProtocolError,
@@ -42,6 +41,7 @@ from aerogram.errors import (
     SessionClosed,
 )
 from aerogram.io.protocol import PacketProtocol
+from aerogram.lifecycle import STOPS_LOOP
 from aerogram.session import Session
 from aerogram.timers import DeadlineTimers
 
@@ -259,7 +259,7 @@ class SessionManager:
         if isinstance(event, SessionOpened):
             self._opened(event)
         elif isinstance(event, ConnectFailure):
-            _fail(event.handshake.owner, HandshakeTimeout(event.reason))
+            _fail(event.handshake.owner, event.error)
         elif event.connection.owner is not None:  # else it was turned away
             self._tell(event.connection.owner, event)
 
@@ -319,7 +319,13 @@ class SessionManager:
             )
 
     def log_handler_error(self, session: Session[Any], name: str, error: BaseException) -> None:
-        """A handler raised: log it with its traceback, at a bounded rate."""
+        """A handler raised: log it with its traceback, at a bounded rate.
+
+        What stops the loop does so, outside of the task that handles other messages too.
+        """
+        if isinstance(error, STOPS_LOOP):
+            self._loop.call_soon(_raise, error)
+            return
         self.handler_errors += 1
         if self._may_log():
             self._logger.error(
@@ -357,7 +363,10 @@ class SessionManager:
     async def connect(
         self, address: Address, security: ClientSecurity, timeout: float
     ) -> Session[Any]:
-        """Open a session. Raises `HandshakeTimeout` if nothing authentic answers in time."""
+        """Open a session. Raises `HandshakeTimeout` if nothing authentic answers in time.
+
+        Raises `NoCommonCipher` if the server insists on another cipher.
+        """
         handshake = self.endpoint.connect(address, security, self.time(), timeout)
         opened: asyncio.Future[Session[Any]] = self._loop.create_future()
         handshake.owner = opened
@@ -431,6 +440,10 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     uvloop shows the milliseconds at which its turn began; underneath is `time.monotonic`.
     """
     return time.monotonic if type(loop).__module__.startswith("uvloop") else loop.time
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def _fail(future: Any, error: Exception) -> None:

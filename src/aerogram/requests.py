@@ -9,7 +9,7 @@ first counts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -20,6 +20,7 @@ from aerogram.core.channel import Outcome
 from aerogram.core.events import RefuseCode
 from aerogram.errors import DecodeError, RequestFailed, RequestTimeout, SessionClosed
 from aerogram.incoming import Incoming, error_of
+from aerogram.uploads import CONTENT, Content, Outflow, check_content, send_content
 
 if TYPE_CHECKING:
     from aerogram.core.channel import ReceiveChannel, Run, SendChannel
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 _CONTROLS: Final = (bytes([codec.CANCEL]), bytes([codec.MORE]))
 """First bytes of what is told about questions."""
+OWN_CHANNELS: Final = frozenset({ANSWERS, CONTENT})
+"""The names of the channels that carry what belongs to questions, and no messages of users."""
+_CONTENT: Final = (bytes([codec.CHUNK]), bytes([codec.LAST]))
+"""First bytes of what comes after a question."""
 
 
 class NotDelivered(RequestFailed):
@@ -61,13 +66,14 @@ class Asked:
 class Requests:
     """What a session has asked and not been answered."""
 
-    __slots__ = ("_next_identity", "_session", "_streams", "_waiting")
+    __slots__ = ("_next_identity", "_outflows", "_session", "_streams", "_waiting")
 
     def __init__(self, session: Session[Any]) -> None:
         self._session = session
         self._next_identity = 0
         self._waiting: dict[int, Asked] = {}
         self._streams: dict[int, Incoming] = {}
+        self._outflows: dict[int, Outflow] = {}
 
     def _new_identity(self) -> int:
         self._next_identity += 1
@@ -201,6 +207,61 @@ class Requests:
         except TimeoutError:
             raise RequestTimeout(f"there was no room to ask for {timeout} s") from None
 
+    # -- one answer to much
+
+    async def upload(
+        self, request: Any, content: Content, channel: SendChannel, timeout: float | None
+    ) -> Any:
+        """Send a request and its content, and wait for the answer; see `Session.upload`."""
+        check_timeout(timeout)
+        check_content(content)
+        self._check_limit()
+        identity = self._new_identity()
+        payload = codec.encode_upload(identity, request)
+        asked = self._waiting[identity] = Asked(_kind_of(request), _new_future())
+        flow = self._outflows[identity] = Outflow()
+        scope = asyncio.timeout(timeout)
+        sent = False
+        try:
+            async with scope:
+                receipt = await self._session.outbox.send_own(channel, payload)
+                sent = True
+                receipt.observe(lambda: _fail(asked.changed, _failure(receipt)))
+                await self._send_and_wait(
+                    asked, send_content(self._session, identity, flow, content)
+                )
+        except TimeoutError:
+            if asked.reply is None and scope.expired():
+                name = asked.kind.__name__
+                raise RequestTimeout(f"{name} was not answered within {timeout} s") from None
+            if asked.reply is None:
+                raise
+        except NotDelivered:
+            self._session.raise_if_closed()  # that says why
+            raise
+        finally:
+            del self._waiting[identity], self._outflows[identity]
+            if sent and asked.reply is None:
+                self._cancel(identity)
+        return asked.answer()
+
+    async def _send_and_wait(self, asked: Asked, sending: Coroutine[Any, Any, None]) -> None:
+        """Send content until all is sent or the answer is there; then wait for that.
+
+        Raises what sending raises, and why there can be no answer.
+        """
+        task = asyncio.get_running_loop().create_task(sending)
+        try:
+            await asyncio.wait([task, asked.changed], return_when=asyncio.FIRST_COMPLETED)
+            if not asked.changed.done():
+                await task
+            await asked.changed
+        finally:
+            if task.cancel():
+                await asyncio.wait([task])
+            elif asked.changed.done() and not task.cancelled():
+                task.exception()  # the answer says more
+
     # -- what comes back
 
     def answered(self, payload: bytes) -> None:
@@ -209,6 +270,10 @@ class Requests:
         stream = self._streams.get(identity)
         if stream is not None:
             stream.arrived(reply)
+            return
+        if isinstance(reply, codec.Room):
+            if identity in self._outflows:
+                self._outflows[identity].grow(reply.limit)
             return
         asked = self._waiting.get(identity)
         if asked is None or asked.reply is not None:
@@ -266,6 +331,8 @@ def take_answers(session: Session[Any], channel: ReceiveChannel, runs: list[Run]
             try:
                 if payload[:1] in _CONTROLS:
                     session.answering.control(payload)
+                elif payload[:1] in _CONTENT:
+                    session.answering.content(payload)
                 else:
                     session.requests.answered(payload)
                 session.counts.messages_handled += 1

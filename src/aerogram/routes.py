@@ -34,7 +34,7 @@ is as many as flow control lets come.
 """
 
 
-ASKING_KINDS: Final = (codec.REQUEST, codec.REPEATABLE, codec.STREAM)
+ASKING_KINDS: Final = (codec.REQUEST, codec.REPEATABLE, codec.STREAM, codec.UPLOAD)
 """The kinds of payloads that ask."""
 
 
@@ -52,6 +52,13 @@ class Route:
     """True if a message's deadline cancels the handler that still runs it."""
     is_stream: bool = False
     """True if it answers with an iterator of items."""
+    has_content: bool = False
+    """True if content follows what is asked."""
+
+    @property
+    def goes_on(self) -> bool:
+        """True if it may go on for ever: nothing waits for it."""
+        return self.is_stream or self.has_content
 
     @property
     def leaves_order(self) -> bool:
@@ -113,12 +120,14 @@ def make_route(
     key: Key | None = None,
     to_deadline: bool = True,
     is_stream: bool = False,
+    has_content: bool = False,
 ) -> Route:
     """A route with what its user wrote. Raises `ValueError` or `TypeError` for what cannot be."""
     if key is not None and not callable(key):
         raise TypeError(f"key= takes a function of the message, not {key!r}")
-    limit = handlers_at_once(concurrency, math.inf if key is not None or is_stream else 1)
-    return Route(decode, call, name, limit, key, to_deadline, is_stream)
+    at_once = key is not None or is_stream or has_content
+    limit = handlers_at_once(concurrency, math.inf if at_once else 1)
+    return Route(decode, call, name, limit, key, to_deadline, is_stream, has_content)
 
 
 def handlers_at_once(concurrency: object, default: float) -> float:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from aerogram import messages as codec
-from aerogram.answering import ANSWERS, Answering
+from aerogram.answering import Answering
 from aerogram.asking import Asking
 from aerogram.config import check_timeout
 from aerogram.core.budget import Budget
@@ -36,7 +36,7 @@ from aerogram.lifecycle import Lifecycle
 from aerogram.outbox import Outbox, full
 from aerogram.pings import Pings
 from aerogram.receipts import Progress, Receipt, until_it_raises
-from aerogram.requests import Requests, take_answers
+from aerogram.requests import OWN_CHANNELS, Requests, take_answers
 from aerogram.session_clock import SessionClock
 from aerogram.shell import Shell
 from aerogram.typevars import StateT
@@ -287,7 +287,7 @@ class Session(Asking, Generic[StateT]):
     @property
     def incoming_records(self) -> list[IncomingRecord]:
         """The large messages of which some pieces have arrived and others not."""
-        return self.connection.incoming_records
+        return self.connection.receiver.unfinished()
 
     def watch_incoming(self, watcher: Callable[[IncomingRecord], object] | None) -> None:
         """Have `watcher` called for each piece of a large message that arrives; None: no more.
@@ -296,7 +296,7 @@ class Session(Asking, Generic[StateT]):
         """
         failed = partial(self.handler_failed, "watch_incoming")
         told = None if watcher is None else until_it_raises(watcher, failed)
-        self.connection.watch_incoming(told)
+        self.connection.receiver.watcher = told
 
     @overload
     async def receive(self, kind: type[MessageT], *, timeout: float | None = None) -> MessageT: ...
@@ -334,7 +334,7 @@ class Session(Asking, Generic[StateT]):
         """The manager hands over what a channel released."""
         for _, run, _ in runs:
             self.counts.messages_received += len(run)
-        if channel.name == ANSWERS:
+        if channel.name in OWN_CHANNELS:
             take_answers(self, channel, runs)
         elif self.app is None:
             self._inbox.put(channel, runs)
@@ -350,6 +350,12 @@ class Session(Asking, Generic[StateT]):
             self.connection.consumed(channel, cost)
             if channel.credit_due and not self._shell.flush_scheduled:
                 self._shell.schedule_flush()
+
+    def give_back(self, size: int) -> None:
+        """Memory that was lent for what a handler takes piece by piece is free again."""
+        self.connection.receiver.take_back(size)
+        self.connection.touch()
+        self._shell.schedule_flush()
 
     def refuse(self, channel: ReceiveChannel, number: int, code: RefuseCode, reason: str) -> None:
         """Tell the peer that a message was not taken."""

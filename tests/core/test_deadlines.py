@@ -47,7 +47,7 @@ def frames_of(pair: Pair, kind: type[wire.Frame]) -> list[tuple[int, list[wire.F
 
 
 def deadlines(side: Side) -> dict[int, float]:
-    [channel] = side.connection._receiver._channels.values()
+    [channel] = side.connection.receiver._channels.values()
     return channel.deadlines
 
 
@@ -217,7 +217,7 @@ def test_a_record_that_expires_half_way_is_given_up_at_both_ends(name: str) -> N
     assert (record.outcome, after.outcome) == (Outcome.EXPIRED, Outcome.DELIVERED)
     assert pair.server.payloads(name) == [b"after"]
     assert pair.client.connection.stats.bytes_sent < 200_000
-    [channel] = pair.server.connection._receiver._channels.values()
+    [channel] = pair.server.connection.receiver._channels.values()
     assert channel.partial == {}
     assert pair.server.endpoint._shared.budget.left_bytes == Config().reassembly_bytes_per_endpoint
 
@@ -278,7 +278,7 @@ def test_lifetimes_of_what_does_not_come_are_forgotten() -> None:
         )
     pair.client.connection.touch()
     assert pair.settle()
-    [channel] = pair.server.connection._receiver._channels.values()
+    [channel] = pair.server.connection.receiver._channels.values()
     assert channel.lifetimes == {}
     assert [*channel.deadlines] == [0]
 

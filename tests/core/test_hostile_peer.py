@@ -74,7 +74,7 @@ def test_what_comes_again_on_an_unknown_channel_is_refused_once(in_fragments: bo
         frame = fragment(0, 300, 0, bytes(300)) + fragment(1, 300, 0, bytes(300))
     for _ in range(50):
         hostile.say(announced("nobody", "nothing/resent") + frame, NOW)
-    [channel] = hostile.connection._receiver._channels.values()
+    [channel] = hostile.connection.receiver._channels.values()
     assert hostile.connection.stats.messages_received_refused == 2
     assert channel.consumed_cost == channel.arrived_cost
     assert hostile.host.messages == []
@@ -135,7 +135,7 @@ def test_gaps_that_were_given_up_are_kept_as_ranges() -> None:
         skips = [wire.encode_skip(0, n, MESSAGE_OVERHEAD_BYTES) for n in range(first, first + 20)]
         hostile.say(announced("ordered") + b"".join(skips), NOW)
         hostile.run([Step(9)])  # so that the host's credit can leave
-    [channel] = hostile.connection._receiver._channels.values()
+    [channel] = hostile.connection.receiver._channels.values()
     assert isinstance(channel._ordering, InOrder)
     assert len(channel._ordering._skipped) == 1
     hostile.say(messages(0, b"first") + messages(5001, b"last"), NOW)
@@ -148,7 +148,7 @@ def test_unfinished_records_of_all_channels_share_one_budget() -> None:
         hostile.say(announced("unreliable", identity=identity), NOW)
     for number in range(200):
         hostile.say(fragment(number, 30_000, 0, bytes(1000), channel=number % 8), NOW)
-    held = hostile.connection._receiver._loose_bytes
+    held = hostile.connection.receiver._loose_bytes
     room = CONFIG.reassembly_bytes_per_session
     assert room - 1000 - UNFINISHED_OVERHEAD_BYTES <= held <= room
     assert hostile.connection.stats.messages_dropped_partial == 200 - held // (
@@ -157,7 +157,7 @@ def test_unfinished_records_of_all_channels_share_one_budget() -> None:
     hostile.say(fragment(199, 30_000, 1000, bytes(29_000), channel=7), NOW)
     assert hostile.host.messages == [bytes(30_000)]  # the newest is whole, older ones gave way
     hostile.host.wait(CONFIG.reassembly_timeout_seconds)
-    assert hostile.connection._receiver._loose_bytes == 0
+    assert hostile.connection.receiver._loose_bytes == 0
     hostile.host.finish()
 
 

@@ -174,7 +174,7 @@ def test_what_an_ordering_holds_takes_up_credit_and_no_more() -> None:
     for value in range(1000):
         pair.client.send("a", payload(value))
     pair.run(seconds=5.0)
-    [channel] = pair.server.connection._receiver._channels.values()
+    [channel] = pair.server.connection.receiver._channels.values()
     assert channel.guard is not None
     assert 8192 - 100 < channel.guard.held_cost <= 8192
     pair.client.send("b", b"alive")
@@ -196,7 +196,7 @@ def test_without_credit_an_ordering_holds_no_more_than_a_window(ordering: Any) -
         if value % 50 == 0:
             pair.run(seconds=0.01)
     pair.run(seconds=1.0)
-    [channel] = pair.server.connection._receiver._channels.values()
+    [channel] = pair.server.connection.receiver._channels.values()
     assert channel.guard is not None
     assert channel.guard.held_cost <= 8192
     assert pair.server.connection.stats.policy_faults > 1000
@@ -210,7 +210,7 @@ def test_equal_small_values_are_told_apart() -> None:
         pair.client.send("a", payload(value))
     assert pair.settle()
     assert pair.server.received == [("a", number, True) for number in range(50)]
-    [channel] = pair.server.connection._receiver._channels.values()
+    [channel] = pair.server.connection.receiver._channels.values()
     assert channel.consumed_cost == channel.arrived_cost > 0
 
 

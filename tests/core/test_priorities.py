@@ -181,7 +181,7 @@ def test_a_channel_without_credit_holds_up_no_other() -> None:
     )
     pair.server.consumes = True
     [stuck_there] = [
-        c for c in pair.server.connection._receiver._channels.values() if c.name == "stuck"
+        c for c in pair.server.connection.receiver._channels.values() if c.name == "stuck"
     ]
     pair.server.connection.consumed(stuck_there, stuck * 532)
     assert pair.settle()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,10 @@ def encode_packet(packet: wire.Init | wire.Resp | wire.Retry | wire.Reset) -> by
 
 
 def handshake_vectors() -> dict[str, bytes]:
-    """Both packets and both keys of a handshake of each mode, from keys that are no secret."""
+    """Both packets and both keys of a handshake of each mode, from keys that are no secret.
+
+    What packets are sealed with is in the payloads and does not change the keys.
+    """
     psk, static, own = (
         bytes(range(32)),
         KeyPair(bytes(range(32, 64))),
@@ -125,9 +129,12 @@ def handshake_vectors() -> dict[str, bytes]:
     )
     ephemeral, answering = bytes(range(96, 128)), bytes(range(128, 160))
     vectors: dict[str, bytes] = {}
-    for mode, name, known in (
-        (Mode.PSK, "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s", psk_identifier(psk)),
-        (Mode.PINNED, "Noise_IK_25519_ChaChaPoly_BLAKE2s", static.public_bytes),
+    nn_psk0, ik = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s", "Noise_IK_25519_ChaChaPoly_BLAKE2s"
+    for label, mode, aead, name, known in (
+        ("PSK", Mode.PSK, 1, nn_psk0, psk_identifier(psk)),
+        ("PINNED", Mode.PINNED, 1, ik, static.public_bytes),
+        ("PSK_CHACHA20", Mode.PSK, 2, nn_psk0, psk_identifier(psk)),
+        ("PINNED_CHACHA20", Mode.PINNED, 2, ik, static.public_bytes),
     ):
         prologue = b"aerogram1" + bytes((wire.VERSION, mode)) + CID
         secret = psk if mode is Mode.PSK else None
@@ -148,13 +155,14 @@ def handshake_vectors() -> dict[str, bytes]:
             static=static,
             psk=secret,
         )
-        parameters = PARAMETERS.encode()
+        parameters = replace(PARAMETERS, aead=aead).encode()
         body = wire.encode_init(mode, CID, b"", client.write_message(parameters))
         init = wire.decode_handshake_untrusted(body + mac1(mac1_key(known), body))
         assert isinstance(init, wire.Init)
         server.read_message(init.noise)
         resp = wire.encode_resp(CID, server.write_message(parameters))
-        vectors[f"{mode.name}_INIT"] = body + mac1(mac1_key(known), body)
-        vectors[f"{mode.name}_RESP"] = resp
-        vectors[f"{mode.name}_KEYS"] = b"".join(server.split())
+        vectors[f"{label}_INIT"] = body + mac1(mac1_key(known), body)
+        vectors[f"{label}_RESP"] = resp
+        keys = b"".join(server.split())
+        assert vectors.setdefault(f"{mode.name}_KEYS", keys) == keys
     return vectors

@@ -32,7 +32,7 @@ def check_bounds(endpoint: Endpoint) -> None:
 
 def _check_connection(connection: Connection) -> int:
     """Check one connection; return what it takes of the endpoint's budget."""
-    sender, receiver = connection._sender, connection._receiver
+    sender, receiver = connection._sender, connection.receiver
     config = sender.config
     assert len(sender.controls) <= CONTROLS_REPEATED * CONTROLS_LIMIT
     assert len(receiver._ranges) <= ACK_RANGES_LIMIT
@@ -42,7 +42,7 @@ def _check_connection(connection: Connection) -> int:
             _check_channel(channel)
     held = receiver._reserved_bytes + receiver._loose_bytes
     assert held <= config.reassembly_bytes_per_session, "more than the session's budget"
-    assert held == _records_bytes(receiver)
+    assert held == _records_bytes(receiver) + receiver._lent_bytes
     if connection.state >= State.CLOSING:
         assert held == 0
     return held

@@ -231,8 +231,9 @@ async def _all_ended(receipts: list[Receipt], timeout: float) -> None:
 
 async def _send_record(session: Session[Any], timeout: float) -> Record:
     from aerogram import Channel, Outcome, delivery
+    from aerogram.config import RECORD_HEAD_BYTES
 
-    largest = session.connection.peer_max_record_bytes
+    largest = session.connection.peer_max_record_bytes - RECORD_HEAD_BYTES
     size = min(RECORD_BYTES, largest // 2)
     began = time.perf_counter()
     channel = Channel("doctor reliable", delivery.reliable())

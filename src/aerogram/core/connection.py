@@ -33,7 +33,7 @@ from aerogram.core.events import (
 )
 from aerogram.core.farewell import Farewell
 from aerogram.core.handshake import idle_seconds, keepalive_seconds
-from aerogram.core.incoming import IncomingRecord, ReceiveChannel
+from aerogram.core.incoming import ReceiveChannel
 from aerogram.core.keys import PacketProtection
 from aerogram.core.outcomes import Outcomes
 from aerogram.core.outgoing import Outgoing
@@ -88,7 +88,6 @@ class Connection:
         "_keepalive_seconds",
         "_last_received_at",
         "_packer",
-        "_receiver",
         "_sender",
         "_shared",
         "_timing",
@@ -101,6 +100,7 @@ class Connection:
         "path",
         "peer_key",
         "peer_reset_token",
+        "receiver",
         "remote_cid",
         "state",
         "stats",
@@ -133,9 +133,9 @@ class Connection:
         controller: Controller = FixedWindow(config.congestion_window_bytes)
         self._sender = Sender(config, controller, protection, remote_cid, peer, self.stats)
         self._packer = Packer(self._sender)
-        self._receiver = Receiver(config, shared.specs, shared.budget, self.stats)
+        self.receiver = Receiver(config, shared.specs, shared.budget, self.stats)
         self._arrivals = Arrivals(
-            self, self._sender, self._receiver, self.path, self.stats, shared.events
+            self, self._sender, self.receiver, self.path, self.stats, shared.events
         )
         self._idle_seconds = idle_seconds(config, peer)
         self._keepalive_seconds = keepalive_seconds(config, self._idle_seconds)
@@ -246,15 +246,6 @@ class Connection:
         """What the connection can take on now, with the room on a channel."""
         return measure(self._sender, channel)
 
-    @property
-    def incoming_records(self) -> list[IncomingRecord]:
-        """The records of which some pieces have arrived and others not."""
-        return self._receiver.unfinished()
-
-    def watch_incoming(self, watcher: Callable[[IncomingRecord], None] | None) -> None:
-        """Have somebody told of each piece of a record that arrives; it must not raise."""
-        self._receiver.watcher = watcher
-
     def limit_rate(self, limit: RateLimit) -> None:
         """Keep to a limit, which others may share, beside those that there are."""
         self._sender.limit_rate(limit)
@@ -329,7 +320,7 @@ class Connection:
         was_open = self.state is State.OPEN
         self._sender.abandon(now)
         self._sender.admitted_bytes = -1
-        self._receiver.abandon()
+        self.receiver.abandon()
         if was_open:
             self._shared.events.append(SessionEnded(self, code, reason, by_peer))
         self.touch()
@@ -349,7 +340,7 @@ class Connection:
             self.stats.packets_unauthentic += 1
             return False
         stats = self.stats
-        receiver = self._receiver
+        receiver = self.receiver
         if not receiver.packet_arrived(number):
             stats.packets_duplicate += 1
             return True
@@ -408,7 +399,7 @@ class Connection:
             self.path.response = None
         self._sender.repair.expire(now)
         packets: list[bytes] = []
-        build, receiver = self._packer.build, self._receiver
+        build, receiver = self._packer.build, self.receiver
         while len(packets) < PACKETS_PER_TURN:
             packet = build(receiver, now)
             if packet is None:
@@ -444,7 +435,7 @@ class Connection:
             self.state = State.CLOSED
             return []
         farewell.said(now)
-        return [self._packer.build_close(self._receiver, now, farewell.frame)]
+        return [self._packer.build_close(self.receiver, now, farewell.frame)]
 
     def take_challenge(self) -> tuple[bytes, Address] | None:
         """A sealed PATH_CHALLENGE and the address it goes to, if one waits."""
@@ -468,7 +459,7 @@ class Connection:
         due = self._sender.deadline()
         if due is not None and due < result:
             result = due
-        due = self._receiver.deadline()
+        due = self.receiver.deadline()
         if due is not None and due < result:
             result = due
         if self._timing is not None:
@@ -500,6 +491,6 @@ class Connection:
             self.end_silently(CloseCode.IDLE, "the peer acknowledges nothing", now)
             return
         self._sender.handle_timeout(now)
-        self._receiver.expire_partial(now)
+        self.receiver.expire_partial(now)
         if now >= self._keepalive_at():
             self._sender.ping_due = True

@@ -29,9 +29,9 @@ from aerogram.core.handshake import (
 )
 from aerogram.core.keys import RetryTokens, mac1_matches, reset_token
 from aerogram.core.path import Address
-from aerogram.core.receiver import ReassemblyBudget
+from aerogram.core.receiver import ReassemblyBudget, memory_for_records
 from aerogram.core.stats import EndpointStats
-from aerogram.errors import CryptoError, DecodeError
+from aerogram.errors import CryptoError, DecodeError, HandshakeTimeout, NoCommonCipher
 
 RESET_INTERVAL_SECONDS: Final = 0.1
 """Stateless resets to one address are at least this far apart (RFC 9000 §10.3)."""
@@ -70,7 +70,8 @@ class Endpoint:
         self._resets: OrderedDict[Address, float] = OrderedDict()
         self._events: deque[Event] = deque()
         self._dirty: list[Connection] = []
-        budget = ReassemblyBudget(config.reassembly_bytes_per_endpoint)
+        memory = memory_for_records(config.reassembly_bytes_per_endpoint, config)
+        budget = ReassemblyBudget(memory)
         self._shared = Shared(config, specs, budget, self._events, random_bytes, self._dirty)
         self._connections: dict[bytes, Connection] = {}
         self._by_reset_token: dict[bytes, Connection] = {}
@@ -271,6 +272,10 @@ class Endpoint:
             return
         try:
             established = handshake.respond(resp)
+        except NoCommonCipher as refusal:  # it was the server itself that said so
+            del self._handshakes[resp.client_cid]
+            self._events.append(ConnectFailure(handshake, refusal))
+            return
         except (CryptoError, DecodeError):
             self.stats.dropped_unauthentic += 1
             return
@@ -315,8 +320,8 @@ class Endpoint:
         for handshake in [*self._handshakes.values()] if self._handshakes else ():
             if now >= handshake.expires_at:
                 del self._handshakes[handshake.cid]
-                reason = f"no answer within {handshake.timeout_seconds:g} s"
-                self._events.append(ConnectFailure(handshake, reason))
+                error = HandshakeTimeout(f"no answer within {handshake.timeout_seconds:g} s")
+                self._events.append(ConnectFailure(handshake, error))
 
     def _expire_half_open(self, now: float) -> None:
         while self._half_open:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aerogram.core.channel import ReceiveChannel, Run, SendChannel
     from aerogram.core.connection import Connection
     from aerogram.core.handshake import ClientHandshake
+    from aerogram.errors import ConnectFailed
 
 
 class CloseCode(IntEnum):
@@ -61,11 +62,12 @@ class SessionOpened:
 class ConnectFailure:
     """A client's handshake ended without a session."""
 
-    __slots__ = ("handshake", "reason")
+    __slots__ = ("error", "handshake")
 
-    def __init__(self, handshake: ClientHandshake, reason: str) -> None:
+    def __init__(self, handshake: ClientHandshake, error: ConnectFailed) -> None:
         self.handshake = handshake
-        self.reason = reason
+        self.error = error
+        """What the one who wanted to connect is told."""
 
 
 MERGED_RUN_MESSAGES: Final = 256

@@ -7,19 +7,25 @@ mac1, cookie, and only then a Diffie-Hellman), and whatever fails one of them ge
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aerogram.config import SMALLEST_DATAGRAM_BYTES, SMALLEST_WINDOW_BYTES, Config
+from aerogram.config import SMALLEST_DATAGRAM_BYTES, SMALLEST_WINDOW_BYTES, Cipher, Config
 from aerogram.core import wire
 from aerogram.core.keys import Aead, Identity, PacketProtection, mac1, mac1_key, psk_identifier
 from aerogram.core.noise import HandshakeState
 from aerogram.core.path import Address
 from aerogram.core.wire import Mode, TransportParameters
-from aerogram.errors import CryptoError, DecodeError
+from aerogram.errors import CryptoError, DecodeError, NoCommonCipher
 
 PATTERNS: Final = {Mode.PSK: "NNpsk0", Mode.PINNED: "IK"}
 """Noise patterns by mode (RFC-like names of the Noise specification, §7)."""
+CIPHERS: Final[dict[Cipher, Aead]] = {
+    "aes-256-gcm": Aead.AES_256_GCM,
+    "chacha20-poly1305": Aead.CHACHA20_POLY1305,
+}
+"""What `Config.ciphers` stands for."""
 FIRST_RESEND_SECONDS: Final = 0.25
 """An unanswered INIT is sent again after this; doubled each time up to `LAST_RESEND_SECONDS`."""
 LAST_RESEND_SECONDS: Final = 1.0
@@ -70,7 +76,7 @@ def _protocol_name(mode: Mode) -> str:
 def local_parameters(config: Config, aead: Aead) -> TransportParameters:
     """What this side tells the other about itself."""
     return TransportParameters(
-        max_record_bytes=config.max_record_bytes,
+        max_record_bytes=config.largest_payload_bytes,
         channel_window_bytes=config.channel_window_bytes,
         idle_timeout_milliseconds=int(config.idle_timeout_seconds * 1000),
         max_datagram_bytes=config.datagram_bytes,
@@ -123,6 +129,7 @@ class ClientHandshake:
     """A client's side, from the first INIT to the RESP that opens the session."""
 
     __slots__ = (
+        "_ciphers",
         "_interval",
         "_mode",
         "_noise",
@@ -160,7 +167,9 @@ class ClientHandshake:
         self.expires_at = now + timeout_seconds
         self.owner: Any = None
         secure = security.mode is not Mode.INSECURE
-        parameters = local_parameters(config, Aead.AES_256_GCM if secure else Aead.NONE).encode()
+        self._ciphers = config.ciphers
+        proposed = CIPHERS[config.ciphers[0]] if secure else Aead.NONE
+        parameters = local_parameters(config, proposed).encode()
         self._noise: HandshakeState | None = None
         self._noise_message = parameters
         if secure:
@@ -195,24 +204,44 @@ class ClientHandshake:
             self.deadline = now
 
     def respond(self, packet: wire.Resp) -> Established:
-        """Take the RESP. Raises `CryptoError` or `DecodeError`; a genuine one may still come."""
+        """Take the RESP. Raises `CryptoError` or `DecodeError`; a genuine one may still come.
+
+        Raises `NoCommonCipher` for a genuine one that names a cipher which is not wanted here.
+        """
         if self._noise is None:
             peer = decode_peer_parameters(packet.noise)
-            aead = _chosen_aead(peer, secure=False)
-            return _established(PacketProtection(bytes(32), bytes(32), aead), peer, None)
+            _check_aead(peer, secure=False)
+            return _established(PacketProtection(bytes(32), bytes(32), Aead.NONE), peer, None)
         noise = self._noise.copy()
         peer = decode_peer_parameters(noise.read_message(packet.noise))
         to_server, to_client = noise.split()
-        protection = PacketProtection(to_server, to_client, _chosen_aead(peer, secure=True))
+        protection = PacketProtection(to_server, to_client, _chosen(peer, self._ciphers))
         return _established(protection, peer, self._security.server_key)
 
 
-def _chosen_aead(peer: TransportParameters, *, secure: bool) -> Aead:
-    """What the server chose; it may neither turn encryption off nor pretend that it is on."""
-    for aead in Aead:
-        if aead == peer.aead and (aead is not Aead.NONE) == secure:
-            return aead
-    raise DecodeError("the peer names no AEAD that is allowed here")
+def _check_aead(peer: TransportParameters, *, secure: bool) -> None:
+    """A peer may neither turn encryption off nor pretend that it is on. Raises `DecodeError`."""
+    if (peer.aead != Aead.NONE) != secure:
+        raise DecodeError("the peer names no AEAD that is allowed here")
+
+
+def _chosen(peer: TransportParameters, ciphers: Sequence[Cipher]) -> Aead:
+    """What the server chose, if the client wants that. Raises `NoCommonCipher`."""
+    _check_aead(peer, secure=True)
+    for cipher, aead in CIPHERS.items():
+        if aead == peer.aead:
+            if cipher in ciphers:
+                return aead
+            raise NoCommonCipher(f"the server seals packets with {cipher}: see Config.ciphers")
+    raise DecodeError("the peer names an AEAD that is unknown here")
+
+
+def _agreed(peer: TransportParameters, ciphers: Sequence[Cipher]) -> Aead:
+    """What the client proposes, if the server has that; else what the server likes best."""
+    for cipher in ciphers:
+        if CIPHERS[cipher] == peer.aead:
+            return CIPHERS[cipher]
+    return CIPHERS[ciphers[0]]
 
 
 def _established(
@@ -249,25 +278,31 @@ class ServerHandshake:
     ) -> tuple[bytes, Established]:
         """The RESP to an INIT whose mac1 was right. Raises `CryptoError` or `DecodeError`."""
         mode = Mode(init.mode)
-        aead = Aead.NONE if mode is Mode.INSECURE else Aead.AES_256_GCM
-        parameters = local_parameters(self._config, aead)
-        parameters.connection_id = cid
-        parameters.reset_token = reset
         if mode is Mode.INSECURE:
             peer = decode_peer_parameters(init.noise)
-            keys = (bytes(32), bytes(32))
-            answer, peer_key = parameters.encode(), None
+            _check_aead(peer, secure=False)
+            answer = self._parameters(Aead.NONE, cid, reset)
+            protection = PacketProtection(bytes(32), bytes(32), Aead.NONE)
+            peer_key = None
         else:
             noise = self._start_noise(mode, init.client_cid, ephemeral)
             peer = decode_peer_parameters(noise.read_message(init.noise))
-            answer = noise.write_message(parameters.encode())
-            keys = noise.split()
+            _check_aead(peer, secure=True)
+            aead = _agreed(peer, self._config.ciphers)
+            answer = noise.write_message(self._parameters(aead, cid, reset))
+            to_server, to_client = noise.split()
+            protection = PacketProtection(to_client, to_server, aead)
             peer_key = noise.remote_static
-        protection = PacketProtection(keys[1], keys[0], aead)
         resp = wire.encode_resp(init.client_cid, answer)
         if len(resp) > SMALLEST_DATAGRAM_BYTES:
             raise CryptoError("the answer is larger than the question")
         return resp, Established(protection, peer, peer_key, init.client_cid)
+
+    def _parameters(self, aead: Aead, cid: bytes, reset: bytes) -> bytes:
+        parameters = local_parameters(self._config, aead)
+        parameters.connection_id = cid
+        parameters.reset_token = reset
+        return parameters.encode()
 
     def _start_noise(self, mode: Mode, client_cid: bytes, ephemeral: bytes) -> HandshakeState:
         identity = self._security.identity

@@ -35,6 +35,11 @@ RELIABLE: Final = Delivery(AsItArrives)
 """Stands in for a delivery that only the peer knows; its messages are refused one by one."""
 
 
+def memory_for_records(limit_bytes: int, config: Config) -> int:
+    """A limit of memory, in which the largest record fits with all that is around it."""
+    return max(limit_bytes, config.largest_payload_bytes + UNFINISHED_OVERHEAD_BYTES)
+
+
 class ReassemblyBudget:
     """Bytes of unfinished records that an endpoint may hold over all its sessions."""
 
@@ -59,8 +64,10 @@ class Receiver:
         "_config",
         "_eliciting",
         "_largest_at",
+        "_lent_bytes",
         "_loose",
         "_loose_bytes",
+        "_memory_bytes",
         "_ranges",
         "_replay",
         "_reserved_bytes",
@@ -81,6 +88,7 @@ class Receiver:
         stats: ConnectionStats,
     ) -> None:
         self._config = config
+        self._memory_bytes = memory_for_records(config.reassembly_bytes_per_session, config)
         self._specs = specs
         self._budget = budget
         self._stats = stats
@@ -105,6 +113,8 @@ class Receiver:
         self._loose: dict[tuple[int, int], tuple[ReceiveChannel, Reassembly]] = {}
         """Unfinished records of channels that do not resend, for which no credit was given."""
         self._loose_bytes = 0
+        self._lent_bytes = 0
+        """Of what is reserved, what the caller of this connection holds by itself."""
 
     # -- packets
 
@@ -274,7 +284,7 @@ class Receiver:
     def fragment(self, frame: wire.Fragment, now: float) -> tuple[ReceiveChannel, list[Run]]:
         """Take a piece of a record; return what is handed over. Raises `DecodeError`."""
         channel = self.channel(frame.channel)
-        if frame.total_bytes > self._config.max_record_bytes:
+        if frame.total_bytes > self._config.largest_payload_bytes:
             raise DecodeError("a record is larger than the stated limit")
         if channel.resends and frame.number in channel.received:
             self._stats.messages_duplicate += 1
@@ -334,7 +344,7 @@ class Receiver:
         False if its own record had to go, too.
         """
         size = len(frame.data)
-        limit = self._config.reassembly_bytes_per_session - self._reserved_bytes
+        limit = self._memory_bytes - self._reserved_bytes
         while self._loose_bytes + size > limit or size > self._budget.left_bytes:
             identity, number = next(iter(self._loose))
             self._drop(self._channels[identity], number)
@@ -356,14 +366,13 @@ class Receiver:
             key = next(iter(self._waiting))
             channel, partial = self._waiting[key]
             held = self._reserved_bytes + self._loose_bytes
-            left = self._config.reassembly_bytes_per_session - held
+            left = self._memory_bytes - held
             total_bytes = partial.total_bytes
             if total_bytes > min(left, self._budget.left_bytes):
                 return
             del self._waiting[key]
             partial.reserved = True
-            self._reserved_bytes += total_bytes
-            self._budget.left_bytes -= total_bytes
+            self._reserve(total_bytes)
             channel.reserved += total_bytes
             channel.owe_credit()
 
@@ -373,8 +382,7 @@ class Receiver:
             del self._loose[channel.identity, number]
             self._charge(-partial.received_bytes - UNFINISHED_OVERHEAD_BYTES)
         elif partial.reserved:
-            self._reserved_bytes -= partial.total_bytes
-            self._budget.left_bytes += partial.total_bytes
+            self._reserve(-partial.total_bytes)
             channel.reserved -= partial.total_bytes
         else:
             self._waiting.pop((channel.identity, number), None)
@@ -401,11 +409,32 @@ class Receiver:
                 return expires_at
         return due
 
+    def lend(self, size: int) -> bool:
+        """Reserve memory for what the caller holds of records; False if there is not so much."""
+        held = self._reserved_bytes + self._loose_bytes
+        left = self._config.reassembly_bytes_per_session - held
+        if size > min(left, self._budget.left_bytes):
+            return False
+        self._reserve(size)
+        self._lent_bytes += size
+        return True
+
+    def take_back(self, size: int) -> None:
+        """The caller holds so much less; harmless once the connection has ended."""
+        size = min(size, self._lent_bytes)
+        self._lent_bytes -= size
+        self._reserve(-size)
+        self._grant_waiting()
+
+    def _reserve(self, size: int) -> None:
+        self._reserved_bytes += size
+        self._budget.left_bytes -= size
+
     def abandon(self) -> None:
         """The connection ends: give all memory back."""
         for channel in self._channels.values():
             channel.partial.clear()
         self._budget.left_bytes += self._reserved_bytes + self._loose_bytes
-        self._reserved_bytes = self._loose_bytes = 0
+        self._reserved_bytes = self._loose_bytes = self._lent_bytes = 0
         self._waiting.clear()
         self._loose.clear()

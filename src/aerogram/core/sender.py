@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Final
 
-from aerogram.config import MESSAGE_OVERHEAD_BYTES, Config
+from aerogram.config import MESSAGE_OVERHEAD_BYTES, RECORD_HEAD_BYTES, Config
 from aerogram.core import wire
 from aerogram.core.channel import ChannelSpec, SendChannel
 from aerogram.core.congestion import Controller
@@ -129,7 +129,8 @@ class Sender:
         size = len(message.payload)
         if size > self.peer_max_record_bytes:
             raise MessageTooLarge(
-                f"{size} bytes; the peer takes {self.peer_max_record_bytes} at most"
+                f"{size - RECORD_HEAD_BYTES} bytes; the peer takes "
+                f"{max(0, self.peer_max_record_bytes - RECORD_HEAD_BYTES)} at most"
             )
         self.outcomes.lose(message, now)
 

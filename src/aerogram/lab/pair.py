@@ -29,7 +29,6 @@ from aerogram.core.handshake import ClientSecurity, ServerSecurity
 from aerogram.core.outgoing import Outgoing
 from aerogram.core.path import Address
 from aerogram.core.wire import Mode
-from aerogram.errors import HandshakeTimeout
 from aerogram.lab.link import Link, LinkState
 
 PSK: Final = bytes(range(32))
@@ -191,14 +190,14 @@ class Pair:
     # -- the world
 
     def open(self) -> None:
-        """Connect. Raises `HandshakeTimeout`."""
+        """Connect. Raises `HandshakeTimeout` or `NoCommonCipher`."""
         psk = PSK if self._mode is Mode.PSK else None
         security = ClientSecurity(self._mode, psk=psk)
         self.client.endpoint.connect(self.server.address, security, self.now, OPENING_SECONDS)
         self.run(self._is_open, OPENING_SECONDS + 1)
         for event in self.client.events:
             if isinstance(event, ConnectFailure):
-                raise HandshakeTimeout(event.reason)
+                raise event.error
 
     def _is_open(self) -> bool:
         kinds = [*map(type, self.client.events)]

@@ -26,9 +26,13 @@ from aerogram.errors import InvalidMessage
 from aerogram.messages.routing import NAMED, PLAIN_KINDS, TAG_MAX, RoutingKey, name_head
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from aerogram.core.delivery import Delivery
 
 AnswerT = TypeVar("AnswerT")
+_HAS_CONTENT: Final = "__aerogram_has_content__"
+"""Marks classes whose instances carry more than their fields."""
 
 
 class _MessageMeta(msgspec.StructMeta):
@@ -36,6 +40,7 @@ class _MessageMeta(msgspec.StructMeta):
 
     __aerogram_tag__: int | str
     __aerogram_delivery__: Delivery | None
+    __aerogram_has_content__: bool
 
     def __new__(  # noqa: PYI034  a metaclass has no Self
         mcls: type[_MessageMeta],
@@ -48,22 +53,26 @@ class _MessageMeta(msgspec.StructMeta):
         eq: bool = True,
         kw_only: bool = False,
         order: bool = False,
+        has_content: bool = False,
     ) -> _MessageMeta:
         own_tag = _checked_tag(name, name if tag is None else tag)
         if delivery is not None:
             _check_delivery(name, delivery)
+        has_content = has_content or any(base.__dict__.get(_HAS_CONTENT) for base in bases)
         cls = super().__new__(
             mcls,
             name,
             bases,
             namespace,
             array_like=True,
-            gc=False,
+            gc=has_content,
             eq=eq,
             kw_only=kw_only,
             order=order,
+            dict=has_content,
         )
         cls.__aerogram_tag__ = own_tag
+        cls.__aerogram_has_content__ = has_content
         if delivery is not None or "__aerogram_delivery__" not in dir(cls):
             cls.__aerogram_delivery__ = delivery
         return cls
@@ -131,6 +140,42 @@ class Stream(Message, Generic[AnswerT]):
                 _check_answer(cls.__name__, item)
 
 
+class Upload(Message, Generic[AnswerT], has_content=True):
+    """The base of requests with content: `class Store(Upload[int], tag=4): name: str`.
+
+    The content is bytes of any number, even more than fit memory: `Session.upload` sends them, and
+    the handler iterates over `chunks`. What may be an answer is what may answer a `Request`. Raises
+    `TypeError` at the class statement for another answer, and for a field named `chunks`.
+    """
+
+    if not TYPE_CHECKING:
+
+        def __init_subclass__(cls) -> None:
+            super().__init_subclass__()
+            for answer in answer_types(cls):
+                _check_answer(cls.__name__, answer)
+            if "chunks" in cls.__annotations__:
+                raise TypeError(f"{cls.__name__}: `chunks` is the content, not a field")
+
+    @property
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The content as it comes, for the handler and until it ends. One task may iterate.
+
+        The sender goes on as chunks are taken; where it cut them, or they were cut on their way,
+        means nothing. If it gives up or is gone, the handler is cancelled, so that the end of the
+        iteration is the end of the content. Raises `RuntimeError` for a request that did not come
+        from a peer, and in the iteration `RequestFailed` once the handler has ended.
+        """
+        chunks: AsyncIterator[bytes] | None = vars(self).get("_chunks")
+        if chunks is None:
+            raise RuntimeError("the content is there for the handler of a request that has come")
+        return chunks
+
+    def receive_content(self, chunks: AsyncIterator[bytes]) -> None:
+        """The library has received this request, and its content comes."""
+        vars(self)["_chunks"] = chunks
+
+
 class Untyped(NamedTuple):
     """A typed message that was taken without naming its class, as by `session.receive()`."""
 
@@ -145,7 +190,7 @@ class Topic(NamedTuple):
     value: Any
 
 
-ASKING: Final = (Request, Stream)
+ASKING: Final[tuple[type[Any], ...]] = (Request, Stream, Upload)
 """The bases of what is asked and not sent."""
 
 
@@ -176,8 +221,8 @@ def _check_answer(name: str, answer: Any) -> None:
     if kind not in PLAIN_KINDS and not (isinstance(kind, type) and issubclass(kind, Message)):
         shown = "nothing" if answer is None else repr(answer)
         raise TypeError(
-            f"{name}: write Request[Answer] or Stream[Item] with a Message class or a plain type, "
-            f"not {shown}"
+            f"{name}: write Request[Answer], Stream[Item] or Upload[Answer] with a Message class "
+            f"or a plain type, not {shown}"
         )
 
 
@@ -194,6 +239,13 @@ def delivery_of(kind: type[Any]) -> Delivery | None:
     return kind.__aerogram_delivery__ if isinstance(kind, _MessageMeta) else None
 
 
+def asked_with(kind: type[Any]) -> str:
+    """The method of a session that asks this."""
+    if issubclass(kind, Upload):
+        return "upload"
+    return "stream" if issubclass(kind, Stream) else "request"
+
+
 _ADVICE: Final[dict[type, str]] = {
     tuple: "make it a list",
     bytearray: "convert it with bytes()",
@@ -208,8 +260,7 @@ def not_a_message(kind: type[Any]) -> InvalidMessage:
     if bases:
         advice = f"convert it with {bases[0].__name__}()"
     if isinstance(kind, _MessageMeta):
-        asked_with = "stream" if issubclass(kind, Stream) else "request"
-        advice = f"send it with session.{asked_with}()"
+        advice = f"send it with session.{asked_with(kind)}()"
     return InvalidMessage(f"{kind.__name__} cannot be sent as a message: {advice}")
 
 

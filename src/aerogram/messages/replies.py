@@ -10,10 +10,16 @@ inside, so that their tags are checked.
 | STREAM | how many items may be sent at first, the request |
 | CANCEL | nothing: nobody waits for an answer any more |
 | MORE | how many items may be sent by now, counted from the first |
+| UPLOAD | the request, whose content follows |
+| CHUNK | what the content before it costs, some content |
+| LAST | what all content costs |
 | ANSWER | the answer |
 | FAILURE | a byte of `FailureCode`, a reason |
 | ITEM | its place in the stream, counted from 0; the item |
 | END | how many items there were; after an error also what is in FAILURE |
+| ROOM | what content may cost by now, counted from the first |
+
+A chunk of content costs its size and 32 bytes (`MESSAGE_OVERHEAD_BYTES`).
 """
 
 from __future__ import annotations
@@ -23,19 +29,32 @@ from enum import IntEnum
 from typing import Any, Final, cast, get_origin
 
 from aerogram.errors import DecodeError, InvalidMessage
-from aerogram.messages.classes import AnswerT, Request, Stream, answer_types, type_key
+from aerogram.messages.classes import (
+    ASKING,
+    AnswerT,
+    Request,
+    Stream,
+    Upload,
+    answer_types,
+    asked_with,
+    type_key,
+)
 from aerogram.messages.codec import decoder_for, encode, encode_typed
 from aerogram.messages.routing import (
     ANSWER,
     CANCEL,
+    CHUNK,
     END,
     FAILURE,
     FRAME_NAMES,
     ITEM,
+    LAST,
     MORE,
     REPEATABLE,
     REQUEST,
+    ROOM,
     STREAM,
+    UPLOAD,
     Decoder,
     RoutingKey,
     describe,
@@ -85,7 +104,23 @@ class End:
     failure: Failure | None
 
 
-Reply = bytes | Failure | Item | End
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The peer takes content up to this cost."""
+
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some content of an upload, or with None the end of it."""
+
+    place: int
+    """What the content before it costs."""
+    data: bytes | None
+
+
+Reply = bytes | Failure | Item | End | Room
 """What comes back; the bytes are an answer, still encoded."""
 
 
@@ -97,6 +132,8 @@ class Question:
     payload: bytes
     limit: int | None = None
     """How many items may be sent at first; None if one answer is wanted."""
+    has_content: bool = False
+    """True if content follows."""
     repeat_key: bytes | None = None
     """None if it comes once; empty if its number tells that it came again."""
 
@@ -121,11 +158,28 @@ def encode_stream(identity: int, request: Stream[Any], limit: int) -> bytes:
     return _frame(STREAM, identity) + _integer(limit) + encode_typed(request)
 
 
+def encode_upload(identity: int, request: Upload[Any]) -> bytes:
+    """The payload that asks with content to follow. Raises `InvalidMessage`."""
+    if not isinstance(cast("object", request), Upload):
+        raise InvalidMessage(_not_asked(request, "upload", "Upload[Answer]"))
+    return _frame(UPLOAD, identity) + encode_typed(request)
+
+
+def encode_chunk(identity: int, place: int, data: bytes) -> bytes:
+    """The payload of some content, at least a byte; what came before costs `place`."""
+    return _frame(CHUNK, identity) + _integer(place) + data
+
+
+def encode_last(identity: int, cost: int) -> bytes:
+    """The payload that ends content that costs so much in all."""
+    return _frame(LAST, identity) + _integer(cost)
+
+
 def _not_asked(value: object, what: str, base: str) -> str:
     name = type(value).__name__
-    if isinstance(value, Request | Stream):
-        asked_with = "stream" if isinstance(value, Stream) else "request"
-        return f"{name} is no {what}: send it with session.{asked_with}()"
+    kind: type[Any] = type(value)
+    if issubclass(kind, ASKING):
+        return f"{name} is no {what}: send it with session.{asked_with(kind)}()"
     return f"{name} is no {what}: derive its class from {base}"
 
 
@@ -150,8 +204,9 @@ def decode_question(payload: bytes) -> Question:
         identity, rest = _split(payload, STREAM)
         limit, rest = _take_integer(rest, payload)
         return Question(identity, _some(rest, payload), limit=limit)
-    identity, rest = _split(payload, REQUEST)
-    return Question(identity, rest)
+    has_content = kind == UPLOAD
+    identity, rest = _split(payload, UPLOAD if has_content else REQUEST)
+    return Question(identity, rest, has_content=has_content)
 
 
 def decode_control(payload: bytes) -> tuple[int, int | None]:
@@ -163,6 +218,14 @@ def decode_control(payload: bytes) -> tuple[int, int | None]:
         return _identity(payload, CANCEL), None
     identity, rest = _split(payload, MORE)
     return identity, _take_integer(rest, payload)[0]
+
+
+def decode_chunk(payload: bytes) -> tuple[int, Chunk]:
+    """The number of an upload, and what came of its content. Raises `DecodeError`."""
+    is_last = payload[:1] == bytes([LAST])
+    identity, rest = _split(payload, LAST if is_last else CHUNK)
+    place, rest = _take_integer(rest, payload)
+    return identity, Chunk(place, None if is_last else _some(rest, payload))
 
 
 # -- answering
@@ -194,6 +257,11 @@ def _failure(code: FailureCode, reason: str) -> bytes:
     return bytes([code]) + cut.decode(errors="ignore").encode()
 
 
+def encode_room(identity: int, limit: int) -> bytes:
+    """The payload that lets content go on up to a cost in all."""
+    return _frame(ROOM, identity) + _integer(limit)
+
+
 def readdressed(reply: bytes, identity: int) -> bytes:
     """The same answer or failure to another question."""
     return _frame(reply[0], identity) + reply[_HEAD_BYTES:]
@@ -213,6 +281,9 @@ def decode_reply(payload: bytes) -> tuple[int, Reply]:
         identity, rest = _split(payload, END)
         count, rest = _take_integer(rest, payload)
         return identity, End(count, _decode_failure(rest) if rest else None)
+    if kind == ROOM:
+        identity, rest = _split(payload, ROOM)
+        return identity, Room(_take_integer(rest, payload)[0])
     return _split(payload, ANSWER)
 
 
@@ -222,8 +293,10 @@ def _decode_failure(told: bytes) -> Failure:
     return Failure(code, told[1 : 1 + REASON_BYTES_MAX].decode(errors="replace"))
 
 
-def decode_answer(kind: type[Request[AnswerT] | Stream[AnswerT]], payload: bytes) -> AnswerT:
-    """The answer to a request, or an item of a stream, of this class.
+def decode_answer(
+    kind: type[Request[AnswerT] | Stream[AnswerT] | Upload[AnswerT]], payload: bytes
+) -> AnswerT:
+    """The answer to a request or upload, or an item of a stream, of this class.
 
     Raises `DecodeError`, also for another type.
     """
@@ -232,7 +305,8 @@ def decode_answer(kind: type[Request[AnswerT] | Stream[AnswerT]], payload: bytes
         decoders = _answer_decoders[kind] = _make_answer_decoders(kind)
     decode = decoders.get(routing_key(payload))
     if decode is None:
-        raise DecodeError(f"{kind.__name__} was answered with {describe(payload)}")
+        name = cast("type[Any]", kind).__name__
+        raise DecodeError(f"{name} was answered with {describe(payload)}")
     return cast("AnswerT", decode(payload))
 
 

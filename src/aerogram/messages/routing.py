@@ -28,6 +28,10 @@ ITEM: Final = 0xE5
 END: Final = 0xE6
 MORE: Final = 0xE7
 REPEATABLE: Final = 0xE8
+UPLOAD: Final = 0xE9
+CHUNK: Final = 0xEA
+LAST: Final = 0xEB
+ROOM: Final = 0xEC
 NAMED: Final = 0xFE
 TOPIC: Final = 0xFF
 UNROUTABLE: Final = -1
@@ -53,6 +57,10 @@ FRAME_NAMES: Final = {
     END: "the end of a stream",
     MORE: "credit for a stream",
     REPEATABLE: "a request",
+    UPLOAD: "a request with content",
+    CHUNK: "a chunk of content",
+    LAST: "the end of content",
+    ROOM: "credit for content",
 }
 EMPTY: Final = "a message without a byte"
 """What is wrong with an empty payload."""
