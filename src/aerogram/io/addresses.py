@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from aerogram.errors import InvalidAddress
@@ -33,6 +34,7 @@ NAME_BYTES: Final = {int(socket.AF_INET): 16, int(socket.AF_INET6): 28}
 """Size of the `struct sockaddr` of a family; those of other families vary."""
 
 _FAMILY: Final = struct.Struct("=H")
+_INET: Final = struct.Struct("=H2s4s8x")
 _INET6: Final = struct.Struct("!HI16s")
 _MAPPED_PREFIX: Final = "::ffff:"
 
@@ -40,13 +42,14 @@ _MAPPED_PREFIX: Final = "::ffff:"
 class AddressBook:
     """What one socket, of one address family, knows of the addresses of its peers."""
 
-    __slots__ = ("_family", "_from_kernel", "_maps_ipv4", "_to_kernel")
+    __slots__ = ("_family", "_from_kernel", "_maps_ipv4", "_packed", "_to_kernel")
 
     def __init__(self, family: int, *, dual_stack: bool = False) -> None:
         self._family = family
         self._maps_ipv4 = dual_stack
         self._from_kernel: dict[bytes, Address] = {}
         self._to_kernel: dict[object, Any] = {}
+        self._packed: dict[Address, bytes] = {}
 
     @property
     def known(self) -> dict[bytes, Address]:
@@ -80,6 +83,30 @@ class AddressBook:
             self._to_kernel.clear()
         self._to_kernel[address] = checked
         return checked
+
+    def known_targets(self, addresses: Sequence[object]) -> list[Any] | None:
+        """Return what `for_socket` would for each, or None if one of them is not known yet."""
+        try:
+            found = [*map(self._to_kernel.get, addresses)]
+        except TypeError:  # one is no address at all
+            return None
+        return None if None in found else found
+
+    def packed(self, targets: Sequence[Address]) -> Sequence[bytes]:
+        """Return each target that `for_socket` gave as a `struct sockaddr`, as sendmmsg reads it.
+
+        Only for IPv4 and IPv6.
+        """
+        found = [*map(self._packed.get, targets)]
+        if None not in found:
+            return cast("list[bytes]", found)
+        return [self._packed.get(target) or self._pack(target) for target in targets]
+
+    def _pack(self, target: Address) -> bytes:
+        if len(self._packed) >= KNOWN_ADDRESSES_LIMIT:
+            self._packed.clear()
+        name = self._packed[target] = _packed(self._family, target)
+        return name
 
     def _checked(self, address: object) -> Any:
         if self._family == socket.AF_INET6:
@@ -137,6 +164,15 @@ def checked_source(host: object) -> str:
     if not isinstance(host, str) or not is_numeric(host):
         raise InvalidAddress(f"a source is a numeric host, not {host!r}")
     return host
+
+
+def _packed(family: int, target: Address) -> bytes:
+    """Write a `struct sockaddr` as sendmmsg reads it."""
+    if family == socket.AF_INET:
+        return _INET.pack(family, target[1].to_bytes(2, "big"), socket.inet_aton(target[0]))
+    host, port, flow, scope = cast("tuple[str, int, int, int]", target)
+    inet6 = _INET6.pack(port, flow, socket.inet_pton(family, host.partition("%")[0]))
+    return _FAMILY.pack(family) + inet6 + scope.to_bytes(4, sys.byteorder)
 
 
 def _unpacked(packed: bytes) -> Address:

@@ -248,6 +248,15 @@ def sending_control(
     return control
 
 
+def packed(control: ControlList | Sequence[tuple[int, int, bytes]]) -> bytes:
+    """Control messages as the kernel reads them: the other way round than `unpacked`."""
+    parts: list[bytes] = []
+    for level, kind, value in control:
+        parts += (_HEADER.pack(_HEADER.size + len(value), level, kind), value)
+        parts.append(bytes(-len(value) % _WORD))
+    return b"".join(parts)
+
+
 def segment_control(size: int) -> tuple[int, int, bytes]:
     """The control message that has the kernel cut one write into datagrams of `size`."""
     return SOL_UDP, UDP_SEGMENT, struct.pack("=H", size)

@@ -23,7 +23,7 @@ HOLD_SECONDS: Final = 0.002
 SENDS_PER_TURN: Final = 512
 """About as long as `HOLD_SECONDS`, for loops whose time stands still in a turn."""
 
-SENDS_PER_LOOK: Final = 32
+SENDS_PER_LOOK: Final = 64
 """Sends between two looks at the clock."""
 
 SEGMENTS_PER_RUN: Final = 64
@@ -139,7 +139,9 @@ class Sender:
         start = 0
         while start < len(addresses):
             part = addresses[start : start + SENDS_PER_LOOK]
-            targets = [self._target(address) for address in part]
+            targets = self._book.known_targets(part)
+            if targets is None:
+                targets = [self._target(address) for address in part]
             if not self._send_part(data, targets, control, outcomes):
                 return False
             start += len(part)
@@ -163,7 +165,9 @@ class Sender:
     ) -> bool:
         """Send to each target and append its outcome, until there is no room (False)."""
         while targets:
-            good = list(takewhile(_is_target, targets))
+            good = targets
+            if InvalidAddress in map(type, targets):
+                good = list(takewhile(_is_target, targets))
             done, error = self._link.transmit_each(data, good, control)
             outcomes += [None] * done
             if done < len(targets):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -93,7 +93,7 @@ class Link(Protocol):
         ...
 
     def transmit_each(
-        self, data: Payload, targets: Iterable[Any], control: ControlList | None
+        self, data: Payload, targets: Sequence[Any], control: ControlList | None
     ) -> tuple[int, OSError | None]:
         """Send to one target after the other, until something is in the way.
 

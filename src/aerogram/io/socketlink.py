@@ -11,7 +11,7 @@ import errno
 import select
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Final
 
 from aerogram.errors import EndpointClosed
@@ -29,6 +29,7 @@ from aerogram.io.links import (
 )
 from aerogram.io.readers import make_reader
 from aerogram.io.sockets import can_send_runs, enable_receive_runs
+from aerogram.io.writers import ADDRESSES_PER_CALL, make_writer
 
 DATAGRAMS_PER_TURN: Final = 256
 """About half a millisecond of reading; the cost of the turn itself is shared by all of them."""
@@ -87,6 +88,7 @@ class SocketLink:
             control_bytes,
             keep_runs=keep_runs,
         )
+        self._writer = make_writer(sock)
         self._watch = _Watch(workings.loop, sock)
         self._reads = False
         self._closed = False
@@ -174,26 +176,40 @@ class SocketLink:
         return True
 
     def transmit_each(
-        self, data: Payload, targets: Iterable[Any], control: ControlList | None
+        self, data: Payload, targets: Sequence[Any], control: ControlList | None
     ) -> tuple[int, OSError | None]:
         """As `Link.transmit_each`."""
         data = checked_payload(data)
-        sent, failure = 0, None
-        try:
-            if control is None:
-                send = self._socket.sendto
-                for target in targets:
-                    send(data, target)
-                    sent += 1
-            else:
-                for target in targets:
-                    self._socket.sendmsg((data,), control, 0, target)
-                    sent += 1
-        except OSError as error:
-            failure = error
+        send = self._send_one_by_one if self._writer is None else self._send_together
+        sent, failure = send(data, targets, control)
         self._stats.sent += sent
         self._stats.sent_bytes += sent * len(data)
         return sent, failure
+
+    def _send_together(
+        self, data: Payload, targets: Sequence[Any], control: ControlList | None
+    ) -> tuple[int, OSError | None]:
+        assert self._writer is not None
+        names, record, sent = self._book.packed(targets), bytes(data), 0
+        while sent < len(names):
+            part = names[sent : sent + ADDRESSES_PER_CALL]
+            done, failure = self._writer.send(record, part, control)
+            sent += done
+            if failure is not None:
+                return sent, failure
+        return sent, None
+
+    def _send_one_by_one(
+        self, data: Payload, targets: Sequence[Any], control: ControlList | None
+    ) -> tuple[int, OSError | None]:
+        sent = 0
+        try:
+            for target in targets:
+                self._socket.sendmsg((data,), control or (), 0, target)
+                sent += 1
+        except OSError as error:
+            return sent, error
+        return sent, None
 
     def try_again(
         self,

@@ -10,7 +10,7 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from aerogram.config import Config
@@ -78,12 +78,12 @@ class TracedLink:
         return done
 
     def transmit_each(
-        self, data: Payload, targets: Iterable[Any], control: ControlList | None
+        self, data: Payload, targets: Sequence[Any], control: ControlList | None
     ) -> tuple[int, OSError | None]:
         """As `Link.transmit_each`."""
-        at, listed = time.time(), list(targets)
-        sent, error = self._link.transmit_each(data, listed, control)
-        for target in listed[:sent]:
+        at = time.time()
+        sent, error = self._link.transmit_each(data, targets, control)
+        for target in targets[:sent]:
             self._sent(at, data, target, control)
         return sent, error
 

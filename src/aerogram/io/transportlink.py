@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aerogram.errors import EndpointClosed, InvalidMessage
@@ -91,7 +91,7 @@ class TransportLink(asyncio.DatagramProtocol):
         return True
 
     def transmit_each(
-        self, data: Payload, targets: Iterable[Any], control: ControlList | None
+        self, data: Payload, targets: Sequence[Any], control: ControlList | None
     ) -> tuple[int, OSError | None]:
         """As `Link.transmit_each`."""
         sent = 0
