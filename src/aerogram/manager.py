@@ -92,6 +92,7 @@ class SessionManager:
         self._loop = asyncio.get_running_loop()
         self.time = clock_of(self._loop)
         """The endpoint's clock, in seconds."""
+        self._is_debug = self._loop.get_debug()
         self._check_at = self.time() + LEDGER_CHECK_SECONDS
         self._timers = DeadlineTimers(self._loop, self._timeout)
         self._transport: asyncio.DatagramTransport | None = None
@@ -187,10 +188,13 @@ class SessionManager:
         if self._stopped:
             return
         self.flush_scheduled = False
+        events = self.endpoint.events
         try:
-            self.poll()
+            if events:
+                self.poll()
             self._transmit()
-            self.poll()
+            if events:
+                self.poll()
         except Exception as error:  # of a delivery that the application wrote
             self._application_failed("a delivery", error)
         self._arm()
@@ -217,13 +221,13 @@ class SessionManager:
         if due <= 0.0:
             self.schedule_flush()
             return
-        if self._loop.get_debug():
+        if self._is_debug:
             due = min(due, self._check_at)
         self._timers.arm(due)
 
     def _timeout(self) -> None:
         now = self.time()
-        if self._loop.get_debug() and now >= self._check_at:
+        if self._is_debug and now >= self._check_at:
             self._check_ledgers()
         try:
             self.endpoint.handle_timeout(now)

@@ -68,11 +68,17 @@ class Endpoint:
         self._retry_tokens = RetryTokens(random_bytes(32))
         self._reset_secret = reset_secret
         self._resets: OrderedDict[Address, float] = OrderedDict()
-        self._events: deque[Event] = deque()
+        self.events: deque[Event] = deque()
+        """What `poll_event` takes from, for those who look first whether there is anything."""
         self._dirty: list[Connection] = []
+<<<<<<< HEAD
         memory = memory_for_records(config.reassembly_bytes_per_endpoint, config)
         budget = ReassemblyBudget(memory)
         self._shared = Shared(config, specs, budget, self._events, random_bytes, self._dirty)
+=======
+        budget = ReassemblyBudget(config.reassembly_bytes_per_endpoint)
+        self._shared = Shared(config, specs, budget, self.events, random_bytes, self._dirty)
+>>>>>>> 671b3f0 (wip)
         self._connections: dict[bytes, Connection] = {}
         self._by_reset_token: dict[bytes, Connection] = {}
         self._newest_at: dict[Address, Connection] = {}
@@ -274,7 +280,7 @@ class Endpoint:
             established = handshake.respond(resp)
         except NoCommonCipher as refusal:  # it was the server itself that said so
             del self._handshakes[resp.client_cid]
-            self._events.append(ConnectFailure(handshake, refusal))
+            self.events.append(ConnectFailure(handshake, refusal))
             return
         except (CryptoError, DecodeError):
             self.stats.dropped_unauthentic += 1
@@ -321,7 +327,7 @@ class Endpoint:
             if now >= handshake.expires_at:
                 del self._handshakes[handshake.cid]
                 error = HandshakeTimeout(f"no answer within {handshake.timeout_seconds:g} s")
-                self._events.append(ConnectFailure(handshake, error))
+                self.events.append(ConnectFailure(handshake, error))
 
     def _expire_half_open(self, now: float) -> None:
         while self._half_open:
@@ -337,11 +343,11 @@ class Endpoint:
     @property
     def has_work(self) -> bool:
         """False if `poll_event` and `poll_transmit` have nothing."""
-        return bool(self._events or self._shared.dirty or self._stateless or self._handshakes)
+        return bool(self.events or self._shared.dirty or self._stateless or self._handshakes)
 
     def poll_event(self) -> Event | None:
         """The next event, or None."""
-        return self._events.popleft() if self._events else None
+        return self.events.popleft() if self.events else None
 
     def poll_transmit(self, now: float) -> Iterator[Transmit]:
         """What is to be sent now, in runs that one system call can take."""

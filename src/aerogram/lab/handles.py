@@ -68,15 +68,8 @@ class Task(asyncio.Task[Any]):
     `TaskGroup` and `asyncio.wait` keep tasks in sets, and cancel or return them in that order.
     """
 
-    _number: int
+    number: int
+    """Set by the loop, which counts its tasks."""
 
     def __hash__(self) -> int:
-        return self._number
-
-
-def make_task(number: int, coro: Any, loop: asyncio.AbstractEventLoop, options: Any) -> Task:
-    """Make a task. It is entered into a set before it is made, so it has its number first."""
-    task = Task.__new__(Task)
-    task._number = number
-    asyncio.Task.__init__(task, coro, loop=loop, **options)
-    return task
+        return self.number

@@ -12,11 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
-import itertools
 import selectors
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple
 
@@ -26,7 +25,7 @@ from aerogram.lab.errors import (
     RealInputOutput,
     SimulationTimeout,
 )
-from aerogram.lab.handles import Handle, TimerHandle, make_task
+from aerogram.lab.handles import Handle, Task, TimerHandle
 from aerogram.lab.waiting import describe_tasks, unfinished_tasks
 
 _ResultT = TypeVar("_ResultT")
@@ -81,6 +80,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     _debug: bool
     _ready: deque[Any]
     _stopping: bool
+    _task_factory: Any
 
     def __init__(self, *, limit: float = LONGEST_SECONDS) -> None:
         selector = _VirtualSelector()
@@ -98,13 +98,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._settling = False
         self._failure: BaseException | None = None
         self._thread: int | None = None
-        self._task_numbers = itertools.count(1)
+        self._tasks_made = 0
         self._timers: list[tuple[float, int, Any]] = []
         """A heap of when, a number that keeps the order of equals, and the handle."""
         self._timers_made = 0
         self._timers_cancelled = 0
         """How many of them will not fire."""
-        self.set_task_factory(self._make_task)
 
     # The clock
 
@@ -127,11 +126,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._now = due
 
     def _stand_still(self) -> None:
-        """Count a turn in which no time passes."""
-        self._turns += 1
-        if self._turns > TURNS_AT_ONE_INSTANT_LIMIT:
-            self._turns = 0
-            raise SimulationTimeout(self._report("the program spins and lets no time pass"))
+        """There were too many turns in which no time has passed."""
+        self._turns = 0
+        raise SimulationTimeout(self._report("the program spins and lets no time pass"))
 
     def _report(self, what: str) -> str:
         lines = describe_tasks(unfinished_tasks(self))
@@ -153,6 +150,22 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         handle = Handle(callback, args, self, context)
         self._ready.append(handle)
         return handle
+
+    def create_task(
+        self,
+        coro: Generator[Any, None, _ResultT] | Coroutine[Any, Any, _ResultT],
+        **options: Any,
+    ) -> asyncio.Task[_ResultT]:
+        """As `asyncio.AbstractEventLoop.create_task`."""
+        if self._task_factory is not None or self._closed:
+            return super().create_task(coro, **options)
+        self._tasks_made += 1
+        # It is entered into a set while it is made, so it has its number before.
+        task: Any = Task.__new__(Task)
+        task.number = self._tasks_made
+        task.__init__(coro, loop=self, **options)
+        made: asyncio.Task[_ResultT] = task
+        return made
 
     def call_at(
         self,
@@ -185,23 +198,22 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if self._timers_cancelled > _CANCELLED_TIMERS and (
             2 * self._timers_cancelled > len(self._timers)
         ):
-            self._timers = [entry for entry in self._timers if not entry[2]._cancelled]
+            self._timers[:] = [entry for entry in self._timers if not entry[2]._cancelled]
             heapq.heapify(self._timers)
             self._timers_cancelled = 0
 
     def _run_once(self) -> None:
-        """Run what is ready, after letting time pass if nothing is. Called by `run_forever`."""
-        if self._failure is not None:
-            self.raise_failure()
-        ready = self._ready
-        if self._timers_cancelled:
-            self._drop_cancelled()
-        timers = self._timers
-        if ready or self._stopping or (timers and timers[0][0] <= self._now):
-            self._stand_still()
-        else:
-            self._let_time_pass()
-        if timers:
+        """Run turns until something stops the loop. Called by `run_forever`."""
+        ready, timers = self._ready, self._timers
+        while True:
+            if self._failure is not None or self._timers_cancelled:
+                self._prepare_turn()
+            if ready or self._stopping or (timers and timers[0][0] <= self._now):
+                self._turns += 1
+                if self._turns > TURNS_AT_ONE_INSTANT_LIMIT:
+                    self._stand_still()
+            else:
+                self._let_time_pass()
             until = self._now + _RESOLUTION_SECONDS
             while timers and timers[0][0] < until:
                 timer = heapq.heappop(timers)[2]
@@ -210,24 +222,27 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                     self._timers_cancelled -= 1
                 else:
                     ready.append(timer)
-        # What becomes ready meanwhile is for the next turn.
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if handle._cancelled:
-                continue
-            try:
-                handle._context.run(handle._callback, *handle._args)
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as error:  # as asyncio's handles do
-                self._callback_failed(handle, error)
+            # What becomes ready meanwhile is for the next turn.
+            for _ in range(len(ready)):
+                handle = ready.popleft()
+                if handle._cancelled:
+                    continue
+                try:
+                    handle._context.run(handle._callback, *handle._args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:  # as asyncio's handles do
+                    self._callback_failed(handle, error)
+            if self._stopping:
+                return
 
     def _callback_failed(self, handle: asyncio.Handle, error: BaseException) -> None:
         context = {"message": f"Exception in callback {handle!r}", "exception": error}
         self.call_exception_handler(context | {"handle": handle})
 
-    def _drop_cancelled(self) -> None:
-        """Let the first timer be one that fires."""
+    def _prepare_turn(self) -> None:
+        """Raise what has failed, and let the first timer be one that fires."""
+        self.raise_failure()
         timers = self._timers
         while timers and timers[0][2]._cancelled:
             heapq.heappop(timers)
@@ -278,11 +293,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             for _, _, handle in sorted(self._timers)
             if not handle.cancelled() and not _is_own(handle)
         ]
-
-    def _make_task(
-        self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any
-    ) -> asyncio.Future[Any]:
-        return make_task(next(self._task_numbers), coro, loop, options)
 
     # What would leave the thread
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final, Protocol, TypeVar
 
 from aerogram.lab.errors import LeftOver, SimulationError
@@ -16,6 +17,9 @@ from aerogram.lab.waiting import describe_tasks, unfinished_tasks
 _ResultT = TypeVar("_ResultT")
 
 LIMIT_SECONDS: Final = 3600.0
+
+_COLLECT_AFTER_OBJECTS: Final = 20_000
+"""So many objects more than before, and cycles are looked for."""
 
 _CLEAN_UP_SECONDS: Final = 60.0
 """Virtual time that cancelled tasks have to end in."""
@@ -65,7 +69,7 @@ def simulate(
     state = random.getstate()
     random.seed(seed)
     try:
-        with guarded():
+        with guarded(), _rare_collections():
             return _run(loop, main, allow_left_over=allow_left_over)
     except Exception as error:
         error.add_note(f"simulated with seed={seed}; failed at {loop.time():.6f} s")
@@ -73,6 +77,18 @@ def simulate(
     finally:
         loop.close()
         random.setstate(state)
+
+
+@contextlib.contextmanager
+def _rare_collections() -> Generator[None]:
+    """Look for cycles less often: a simulation keeps many objects and makes few cycles."""
+    thresholds = gc.get_threshold()
+    if 0 < thresholds[0] < _COLLECT_AFTER_OBJECTS:
+        gc.set_threshold(_COLLECT_AFTER_OBJECTS, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def _new_loop(limit: float) -> VirtualLoop:
