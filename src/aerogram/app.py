@@ -351,6 +351,11 @@ class App(Generic[DepsT, StateT]):
             await handler(session)
 
     @property
+    def openers(self) -> list[Callable[[Any], Awaitable[Any]]]:
+        """The `on_open` handlers."""
+        return self._openers
+
+    @property
     def closers(self) -> list[Callable[[Any, Any], Awaitable[Any]]]:
         """The `on_close` handlers."""
         return self._closers

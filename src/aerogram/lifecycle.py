@@ -76,6 +76,9 @@ class Lifecycle:
 
     def start(self) -> None:
         """The session is open: run `on_open`, then let the handlers begin."""
+        if self._session.app is None or not self._session.app.openers:
+            self.ready = True
+            return
         self._opener = asyncio.get_running_loop().create_task(self._open())
 
     async def _open(self) -> None:

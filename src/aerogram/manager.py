@@ -82,6 +82,10 @@ class SessionManager:
         self.config = config
         self.endpoint = endpoint
         self.flush_scheduled = False
+        self._has_handlers = False
+        """True if messages have come for handlers in this read."""
+        self._gives_way = False
+        """True if a flush that was scheduled is to let them begin first."""
         self.sessions: dict[Session[Any], None] = {}
         self.handler_errors = 0
         self.ended = Ledger()
@@ -160,8 +164,19 @@ class SessionManager:
             receive(data[start : start + segment_bytes], address, now)
 
     def read_complete(self) -> None:
-        """From the socket: that was all for now."""
-        self._flush()
+        """From the socket: that was all for now.
+
+        Handlers have a turn of the loop before their messages are acknowledged, so that what one
+        refuses at once is refused for its sender too; and what they send goes in the same packet.
+        """
+        self._has_handlers = False
+        self._poll_safely()
+        if not self._has_handlers:
+            self._flush()
+        elif self.flush_scheduled:
+            self._gives_way = True
+        else:
+            self.schedule_flush()
 
     def transport_lost(self, error: Exception | None) -> None:
         """From the socket: it is closed."""
@@ -187,6 +202,10 @@ class SessionManager:
     def _flush(self) -> None:
         if self._stopped:
             return
+        if self._gives_way:
+            self._gives_way = False
+            self._loop.call_soon(self._flush)
+            return
         self.flush_scheduled = False
         events = self.endpoint.events
         try:
@@ -200,6 +219,12 @@ class SessionManager:
         self._arm()
         if self._gone is not None and not self._gone.done() and self._all_gone():
             self._gone.set_result(None)
+
+    def _poll_safely(self) -> None:
+        try:
+            self.poll()
+        except Exception as error:  # of a delivery that the application wrote
+            self._application_failed("a delivery", error)
 
     def poll(self) -> None:
         """Deal with all events."""
@@ -233,7 +258,7 @@ class SessionManager:
             self.endpoint.handle_timeout(now)
         except Exception as error:  # of a delivery that the application wrote
             self._application_failed("a delivery", error)
-        if self.endpoint.has_work:
+        if self.endpoint.has_work and not self.flush_scheduled:
             self._flush()
         else:
             self._arm()
@@ -269,6 +294,7 @@ class SessionManager:
 
     def _tell(self, session: Session[Any], event: SessionEvent) -> None:
         if isinstance(event, MessagesReceived):
+            self._has_handlers |= session.app is not None
             session.arrived(event.channel, event.runs)
         elif isinstance(event, ChannelHasRoom):
             session.has_room(event.channel)

@@ -33,6 +33,13 @@ class Receipt(Outgoing):
 
     `outcome` says how it ended and is None while it is on its way; `reason` says why the peer
     refused it, or this side dropped it. What else there is belongs to the protocol.
+
+    "delivered" says that the peer's endpoint has the message, and nothing of its handler. "refused"
+    says that the peer has not taken it: no handler is there, or it raised `Rejected`. The peer lets
+    handlers begin before it acknowledges, so what one refuses without having waited for anything is
+    refused here too. A refusal that comes after the acknowledgement is logged and changes no
+    outcome: that of a handler that waited, that has messages to handle before or runs beside
+    others, and what was held back because one before it was missing.
     """
 
     __slots__ = ()

@@ -251,10 +251,11 @@ class Session(Asking, Generic[StateT]):
         deadline: float | None = None,
         progress: Progress | None = None,
     ) -> Receipt:
-        """Send a message and wait until the peer's endpoint has it.
+        """Send a message and wait until the peer's endpoint has it, as its receipt tells.
 
-        Raises `DeliveryFailed` with the outcome if it ends otherwise, `DeliveryTimeout` after
-        `timeout` seconds, and what `send` raises.
+        That waits for no handler: ask with `request` what one makes of a message. One that refuses
+        at once still fails the delivery, see `Receipt`. Raises `DeliveryFailed` with the outcome if
+        it ends otherwise, `DeliveryTimeout` after `timeout` seconds, and what `send` raises.
         """
         check_timeout(timeout)
         try:

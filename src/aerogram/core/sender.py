@@ -219,6 +219,14 @@ class Sender:
                 self.probes_due -= 1
             self.recovery.packet_sent(packet)
 
+    def controls_fill(self, room: int) -> bool:
+        """True if the acknowledgement has to wait for a packet that they leave room in.
+
+        What is refused must not be acknowledged before.
+        """
+        most = wire.PACKET_UNITS_LIMIT // wire.FRAME_UNITS
+        return 2 * len(self.controls) > most or 2 * sum(map(len, self.controls)) > room
+
     # -- what the peer says
 
     def acknowledged(self, ack: wire.Ack, receiver: Receiver, now: float) -> None:
