@@ -71,14 +71,9 @@ class Endpoint:
         self.events: deque[Event] = deque()
         """What `poll_event` takes from, for those who look first whether there is anything."""
         self._dirty: list[Connection] = []
-<<<<<<< HEAD
         memory = memory_for_records(config.reassembly_bytes_per_endpoint, config)
         budget = ReassemblyBudget(memory)
-        self._shared = Shared(config, specs, budget, self._events, random_bytes, self._dirty)
-=======
-        budget = ReassemblyBudget(config.reassembly_bytes_per_endpoint)
         self._shared = Shared(config, specs, budget, self.events, random_bytes, self._dirty)
->>>>>>> 671b3f0 (wip)
         self._connections: dict[bytes, Connection] = {}
         self._by_reset_token: dict[bytes, Connection] = {}
         self._newest_at: dict[Address, Connection] = {}
