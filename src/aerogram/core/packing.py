@@ -57,8 +57,8 @@ class Packer:
             may_leave = wants = (wants or controls) and sender.pacer.may_send(now)
         packet = SentPacket(sender.next_number, now)
         parts: list[bytes] = []
-<<<<<<< HEAD
-        if ack or (wants and receiver.ack_pending):
+        ack = ack or (wants and receiver.ack_pending)
+        if ack and not (may_leave and sender.controls and sender.controls_fill(room)):
             room -= self._put_ack(packet, parts, receiver, now)
         if may_leave and controls:
             room = self._fill_controls(packet, parts, room, receiver)
@@ -77,27 +77,6 @@ class Packer:
             self._put_ack(packet, parts, receiver, now)
         parts.append(close)
         return self._seal(packet, parts)
-=======
-        room = sender.payload_room
-        may_leave = close is None and self._window_allows()
-        wants = may_leave and (sender.ping_due or sender.schedule.levels != [])
-        urgent_only = False
-        if not may_leave and close is None and sender.schedule.is_urgent:
-            may_leave = wants = urgent_only = self._allowance_allows()
-        if may_leave and sender.pacer is not None:
-            may_leave = wants = self._pacer_allows(sender.pacer, receiver, now, wants=wants)
-        acks = receiver.ack_wanted(now) or (receiver.ack_pending and (wants or close is not None))
-        if acks and not (may_leave and sender.controls and sender.controls_fill(room)):
-            room -= self._put_ack(packet, parts, receiver, now)
-        if close is not None:
-            parts.append(close)
-        elif may_leave:
-            if sender.controls or sender.skips or receiver.credits_due:
-                room = self._fill_controls(packet, parts, room, receiver)
-            if wants:
-                self._fill_messages(packet, parts, room, urgent_only=urgent_only)
-        return self._seal(packet, parts) if parts else None
->>>>>>> d5ead79 (wip)
 
     def _put_ack(
         self, packet: SentPacket, parts: list[bytes], receiver: Receiver, now: float
