@@ -284,6 +284,28 @@ def test_a_server_closes_in_its_grace_although_a_close_takes_longer() -> None:
     simulate(main, limit=60)
 
 
+def test_a_client_that_comes_while_the_server_closes_is_told_so() -> None:
+    async def main() -> None:
+        worker = Worker()
+        network = Network(link=Link(delay=0.1))
+        server = await serve(worker.app, "server", 1, network=network, config=CONFIG)
+        async with connect(server.address, network=network, config=CONFIG) as session:
+            await session.send(Job())
+            await worker.begun.wait()
+            connecting = connect(server.address, network=network, config=CONFIG)
+            opening = asyncio.create_task(connecting.__aenter__())
+            await asyncio.sleep(0.15)  # the server has answered, the client not yet
+            closing = asyncio.create_task(server.close("back at nine"))
+            late = await opening
+            await late.wait_closed()
+            assert isinstance(late.error, ClosedByPeer)
+            assert late.error.reason == "back at nine"
+            await closing
+            await connecting.__aexit__()
+
+    simulate(main, limit=60)
+
+
 # -- answers that may be asked for again
 
 

@@ -94,6 +94,23 @@ async def test_a_shared_secret_is_enough_for_both() -> None:
         assert server.stats.endpoint.dropped_unauthentic > 0
 
 
+async def test_a_server_with_an_identity_and_a_secret_takes_either() -> None:
+    psk = os.urandom(32)
+    async with serve(echo_app(), psk=psk, identity=new_identity()) as server:
+        async with connect(server.address, psk=psk) as session:
+            assert await echoed(session)
+        async with connect(server.address) as session:
+            assert await echoed(session)
+        with pytest.raises(HandshakeTimeout):
+            async with connect(server.address, psk=os.urandom(32), timeout=0.4):
+                pass
+        key = server.address.partition("#k=")[2]
+        with pytest.raises(ValueError, match="not several"):
+            connect("127.0.0.1", server.port, psk=psk, server_key=key)
+        with pytest.raises(ValueError, match="not several"):
+            connect(server.address, insecure=True)
+
+
 @pytest.mark.parametrize("psk", [b"password", "x" * 32, os.urandom(31)])
 def test_a_password_is_no_shared_secret(psk: Any) -> None:
     with pytest.raises(ValueError, match="32 random bytes"):

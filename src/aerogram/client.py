@@ -68,10 +68,10 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
     """Connect to a server: `async with connect(address) as session`.
 
     `address` is a `server.address`, a service that was discovered, or a host with `port`. The
-    server is recognised by the key in the address or `server_key` (32 bytes, or its text), by
-    `psk`, or not at all with `insecure=True`: plain text, refused off loopback unless it is
-    "anywhere". `app` has the handlers of this side; without one, all messages wait for
-    `session.receive()`, and with one those that are asked for there and have no handler.
+    server is recognised by the key in the address or `server_key` (32 bytes, or its text), by `psk`
+    whatever key is in the address, or not at all with `insecure=True`: plain text, refused off
+    loopback unless it is "anywhere". `app` has the handlers of this side; without one, all messages
+    wait for `session.receive()`, and with one those that are asked for there and have no handler.
     `receives` names types and `Channel`s that a side without an app knows beforehand; a delivery
     that looks into messages, as `latest` does, needs it. `timeout` bounds the handshake in seconds
     (default: `config.handshake_timeout_seconds`). `trace` is told of every datagram, as in `serve`.
@@ -104,6 +104,7 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
             server_key = decode_key(server_key)
         if server_key is not None and target.key not in (None, server_key):
             raise InvalidAddress("server_key= is not the key in the address")
+        self._server_key = server_key
         self._key = server_key if server_key is not None else target.key
         self._psk = psk
         check_insecure(insecure)
@@ -123,6 +124,8 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
         self._check_identity()
 
     def _check_identity(self) -> None:
+        if self._psk is not None and self._server_key is None:
+            self._key = None  # a server with both has its key in its address
         ways = [self._key is not None, self._psk is not None, bool(self._insecure)]
         if not any(ways):
             raise ServerIdentityRequired(NO_IDENTITY)

@@ -105,6 +105,7 @@ class SessionManager:
         self._lines_since = 0.0
         self._gone: asyncio.Future[None] | None = None
         self._closing = False
+        self._closing_reason = ""
         self._callers: list[Session[Any]] = []
         """Sessions of which a handler is closing them all."""
         self._stopped = False
@@ -312,7 +313,7 @@ class SessionManager:
         waiter: asyncio.Future[Session[Any]] | None = connection.owner
         connection.owner = None
         if self._closing:
-            connection.close(CloseCode.GOING_AWAY, "", self.time())
+            connection.close(CloseCode.GOING_AWAY, self._closing_reason, self.time())
             return
         try:
             session: Session[Any] = Session(
@@ -418,6 +419,7 @@ class SessionManager:
             await self._closed.wait()
             return
         self._closing = True
+        self._closing_reason = reason
         self.endpoint.accepting = False
         self._callers = [session for session in self.sessions if session.life.is_handling]
         for session in self._callers:
