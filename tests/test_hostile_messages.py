@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from aerogram import messages as codec
 from aerogram.errors import DecodeError, InvalidMessage
 from aerogram.messages import Message, Request, Stream
-from aerogram.messages.plain import DEPTH_MAX, ITEMS_MAX
+from aerogram.messages.plain import CONTAINER_BYTES, CONTAINERS_MAX, DEPTH_MAX, ITEMS_MAX
 
 LIST, DICT, STR, INT, FLOAT, BOOL, NONE = (
     codec.encode(value)[:1] for value in ([], {}, "", 0, 0.0, False, None)
@@ -245,7 +245,7 @@ def test_what_is_wrong_is_told(kind: type[Any], payload: bytes, text: str) -> No
         (codec.encode_item(1, 0, 2), "an item of a stream"),
         (codec.encode_end(1, 0, None), "the end of a stream"),
         (codec.encode_more(1, 2), "credit for a stream"),
-        (b"\xe9", "a payload of an unknown kind"),
+        (b"\xef", "a payload of an unknown kind"),
         (b"", "a payload of an unknown kind"),
         (b"\xff", "a payload of an unknown kind"),
     ],
@@ -381,3 +381,113 @@ def test_each_way_of_asking_names_the_other() -> None:
         codec.encode(Follow("x"))
     with pytest.raises(InvalidMessage, match="derive its class from Stream"):
         codec.encode_stream(1, 7, 1)  # type: ignore[arg-type]
+
+
+# -- what many small things cost
+
+
+class Small(Message, tag=20):
+    a: int = 0
+    b: int = 0
+    c: str = ""
+
+
+class Smalls(Message, tag=21):
+    rows: list[Small]
+
+
+class Rows(Message, tag=22):
+    rows: list[list[int]]
+
+
+class Maps(Message, tag=23):
+    rows: dict[int, dict[str, int]]
+
+
+class Pairs(Message, tag=24):
+    rows: tuple[tuple[int, int], ...]
+
+
+class Numbers(Message, tag=25):
+    rows: list[float]
+
+
+class Blobs(Message, tag=26):
+    rows: list[list[int]]
+    blob: bytes
+
+
+def many(kind: type[Message], item: bytes, count: int, *further: bytes) -> bytes:
+    """A message with a list of so many items, each encoded alike, and further fields."""
+    head = bytes([codec.type_key(kind), 0x91 + len(further), 0xDD])  # type: ignore[list-item]
+    return head + count.to_bytes(4, "big") + item * count + b"".join(further)
+
+
+@pytest.mark.parametrize(
+    ("kind", "item"),
+    [(Rows, b"\x90"), (Smalls, b"\x90"), (Pairs, b"\x92\x01\x02"), (Rows, b"\xdc\x00\x00")],
+)
+def test_a_crowd_of_tiny_things_is_refused_before_it_is_built(
+    kind: type[Message], item: bytes
+) -> None:
+    decode = codec.decoder_for(kind)
+    payload = many(kind, item, 1 << 18)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DecodeError, match="more lists, maps and messages"):
+            decode(payload)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * len(payload)
+
+
+def test_a_crowd_of_maps_is_refused() -> None:
+    payload = codec.encode(Maps({}))[:1] + b"\x91\xdf" + (1 << 18).to_bytes(4, "big")
+    payload += b"".join(b"\xce" + n.to_bytes(4, "big") + b"\x80" for n in range(1 << 18))
+    with pytest.raises(DecodeError, match="more lists, maps and messages"):
+        codec.decoder_for(Maps)(payload)
+
+
+@pytest.mark.parametrize("kind", [Rows, Smalls])
+def test_the_most_that_passes_is_bounded_by_the_payload(kind: type[Message]) -> None:
+    count = CONTAINERS_MAX - 2
+    while True:  # as many as a payload of this size may have
+        payload = many(kind, b"\x90", count)
+        more = CONTAINERS_MAX + len(payload) // CONTAINER_BYTES - 2
+        if more == count:
+            break
+        count = more
+    decode = codec.decoder_for(kind)
+    tracemalloc.start()
+    try:
+        assert len(decode(payload).rows) == count
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 110 * len(payload)  # of 70 KB
+    with pytest.raises(DecodeError):
+        decode(many(kind, b"\x90", count + 20))
+
+
+def test_what_is_in_a_blob_is_no_crowd() -> None:
+    """Bytes that look like lists are looked at more closely, and pass."""
+    blob = bytes([0xC6]) + (1 << 20).to_bytes(4, "big") + b"\x90" * (1 << 20)
+    decoded = codec.decoder_for(Blobs)(many(Blobs, b"\x90", 10, blob))
+    assert decoded == Blobs([[]] * 10, b"\x90" * (1 << 20))
+
+
+def test_many_numbers_and_many_points_pass_both_ways() -> None:
+    points = Path([[n, n + 1, n + 2] for n in range(100_000, 250_000)])
+    numbers = Numbers([n / 7 for n in range(300_000)])
+    small = Smalls([Small(n << 20, n << 20, "a name") for n in range(100_000)])
+    for message in (points, numbers, small):
+        kind = type(message)
+        assert codec.decoder_for(kind)(codec.encode(message)) == message
+        assert codec.decoder_for(kind)(codec.encode(message)) == message  # and again
+
+
+def test_what_would_not_be_taken_cannot_be_sent() -> None:
+    for _ in range(2):
+        with pytest.raises(InvalidMessage, match="more lists, maps and messages"):
+            codec.encode(Rows([[]] * 100_000))

@@ -6,6 +6,7 @@ nesting is bounded before anything is built. The fields of a message are an arra
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Final, cast, get_origin
 
@@ -31,6 +32,13 @@ _encode_fields: Final = msgspec.msgpack.Encoder().encode
 _heads: Final[dict[type, bytes]] = {}
 """What precedes the fields of each class that nests to a known depth, filled on first use."""
 _decoders: Final[dict[Any, Decoder]] = {}
+_RECORDS: Final = (
+    msgspec.inspect.DataclassType,
+    msgspec.inspect.NamedTupleType,
+    msgspec.inspect.StructType,
+    msgspec.inspect.TupleType,
+    msgspec.inspect.TypedDictType,
+)
 
 
 def encode(message: object) -> bytes:
@@ -63,8 +71,9 @@ def encode_typed(message: Message) -> bytes:
     try:
         head = _head(kind)
         payload = head + _encode_fields(message)
-        if _is_open(kind):
-            plain.check(payload, len(head))
+        check = _check_of(kind)
+        if check is not None:
+            check(payload, len(head))
         elif not isinstance(message, ASKING):
             _heads[kind] = head
     except Exception as error:  # whatever a field's own code raises
@@ -106,13 +115,13 @@ def _typed_decoder(kind: type[Any]) -> Decoder:
     """For a message class, and for a plain type that says what is in it, as `list[int]`."""
     name = kind.__name__
     outer: Any = get_origin(kind) or kind
-    skip, is_open = len(_head(outer)), _is_open(cast("Any", kind))
+    skip, check = len(_head(outer)), _check_of(cast("Any", kind))
     decode_fields = msgspec.msgpack.Decoder(kind).decode
 
     def decode(payload: bytes) -> Any:
         try:
-            if is_open:
-                plain.check(payload, skip)
+            if check is not None:
+                check(payload, skip)
             return decode_fields(payload[skip:])
         except Exception as error:  # also RecursionError, and what a `__post_init__` raises
             raise _undecodable(name, error) from error
@@ -141,9 +150,15 @@ def _undecodable(name: str, error: Exception) -> DecodeError:
 
 
 @cache
-def _is_open(kind: type[Any]) -> bool:
-    """True if a field may nest deeper than its annotation says: it is `Any`, or recursive."""
-    return _nests(msgspec.inspect.type_info(kind), ())
+def _check_of(kind: type[Any]) -> Callable[[bytes, int], None] | None:
+    """What has to be checked of a payload before its fields are decoded; None if they are few.
+
+    A field may nest deeper than its annotation says if it is `Any`, or recursive.
+    """
+    info = msgspec.inspect.type_info(kind)
+    if _nests(info, ()):
+        return plain.check
+    return plain.check_containers if _holds_many(info, inside=False) else None
 
 
 def _nests(info: Any, around: tuple[type, ...]) -> bool:
@@ -153,10 +168,23 @@ def _nests(info: Any, around: tuple[type, ...]) -> bool:
     if own is not None and own in around:
         return True
     inside = around if own is None else (*around, own)
+    return any(_nests(part, inside) for part in _parts(info))
+
+
+def _holds_many(info: msgspec.inspect.Type, *, inside: bool) -> bool:
+    """True if there may be any number of lists, maps or messages in it: inside a collection."""
+    is_collection = hasattr(info, "item_type") or hasattr(info, "value_type")
+    if inside and (is_collection or isinstance(info, _RECORDS)):
+        return True
+    return any(_holds_many(part, inside=inside or is_collection) for part in _parts(info))
+
+
+def _parts(info: msgspec.inspect.Type) -> list[msgspec.inspect.Type]:
+    """The types that a type is made of."""
     parts = [field.type for field in getattr(info, "fields", ())]
     parts += [*getattr(info, "types", ()), *getattr(info, "item_types", ())]
     parts += [getattr(info, name, None) for name in ("item_type", "key_type", "value_type", "type")]
-    return any(_nests(part, inside) for part in parts if isinstance(part, msgspec.inspect.Type))
+    return [part for part in parts if isinstance(part, msgspec.inspect.Type)]
 
 
 def decode_any(payload: bytes) -> Any:

@@ -19,6 +19,12 @@ DEPTH_MAX: Final = 32
 """Nesting of a value. Like `ITEMS_MAX` it is fixed and not configured: both sides must agree."""
 ITEMS_MAX: Final = 65536
 """Items in all lists and maps of a value; the keys of a map count too."""
+CONTAINERS_MAX: Final = 65536
+"""Lists, maps and messages inside a typed message, whatever its size. An empty one is a byte of the
+payload and about a hundred of memory..."""
+CONTAINER_BYTES: Final = 16
+"""...so beyond that there may be one more for each so many bytes: a list of a million points
+passes, and decoding takes some twenty times the payload at most."""
 
 _SCALARS: Final = frozenset({bytes, str, int, float, bool, type(None)})
 _SCALAR_BASES: Final = (bytes, bytearray, memoryview, str, int, float)
@@ -159,6 +165,35 @@ def _scan(payload: bytes, position: int) -> None:
             raise DecodeError(f"nested more than {DEPTH_MAX} deep")
         around.append(left)
         left = count
+
+
+def check_containers(payload: bytes, position: int) -> None:
+    """Refuse a typed message with more lists, maps and messages in it than its size allows.
+
+    Raises `DecodeError`. As in `check`, most payloads are done with a look at their size.
+    """
+    size = len(payload)
+    limit = CONTAINERS_MAX + size // CONTAINER_BYTES
+    if size > limit and len(payload.translate(None, _NO_HEADS)) > limit:
+        _count_containers(payload, position, limit)
+
+
+def _count_containers(payload: bytes, position: int, limit: int) -> None:
+    end, sizes = len(payload), _SCALAR_SIZES
+    left = 1
+    while left and position < end:
+        left -= 1
+        size = sizes[payload[position]]
+        if size:
+            position += size
+            continue
+        count, position = _step(payload, position)
+        if count < 0:
+            continue
+        left += count
+        limit -= 1
+        if limit < 0:
+            raise DecodeError("more lists, maps and messages inside than its size allows")
 
 
 def _step(payload: bytes, position: int) -> tuple[int, int]:
