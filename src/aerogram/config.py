@@ -118,6 +118,13 @@ class Config:
     reassembly_bytes_per_endpoint: int = 256 * 1024 * 1024
     """The same over all sessions of an endpoint."""
 
+    unread_bytes_per_session: int = 64 * 1024 * 1024
+    """What a peer may have sent on all its channels that no handler has taken, beside unfinished
+    records. Beyond, what comes is dropped, and is sent again later if it is reliable."""
+
+    unread_bytes_per_endpoint: int = 1024 * 1024 * 1024
+    """The same over all sessions of an endpoint; those that have their fair share are spared."""
+
     reassembly_timeout_seconds: float = 10.0
     """An unreliable record whose pieces stop coming is dropped after this."""
 
@@ -222,6 +229,8 @@ RANGES: Final[dict[str, Range]] = {
     "channel_window_bytes": Range(SMALLEST_WINDOW_BYTES, BYTES_LIMIT),
     "reassembly_bytes_per_session": _BYTES,
     "reassembly_bytes_per_endpoint": _BYTES,
+    "unread_bytes_per_session": _BYTES,
+    "unread_bytes_per_endpoint": _BYTES,
     "reassembly_timeout_seconds": _TIME,
     "send_queue_messages": _COUNT,
     "send_queue_bytes": _BYTES,

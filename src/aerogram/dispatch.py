@@ -107,7 +107,7 @@ class Mailbox:
         self._queue.clear()
         rest = sieve(self._channel, waiting)
         self._queue.extend(rest)
-        self._cost += _total(rest) - _total(waiting)
+        self._weigh(_total(rest) - _total(waiting))
 
     def drop_waiting(self) -> None:
         """Drop what no handler has begun: the session has ended."""
@@ -115,19 +115,25 @@ class Mailbox:
         dropped = sum([len(run) for _, run, _ in self._queue])
         self._session.counts.messages_dropped_closed += dropped
         self._queue.clear()
-        self._cost = 0
+        self._weigh(-self._cost)
 
     def _bound(self, runs: list[Run]) -> None:
         """Unreliable channels have no credit: the oldest messages give way."""
-        self._cost += sum(cost for _, _, cost in runs)
-        limit = self._session.config.mailbox_bytes
-        while self._cost > limit and len(self._queue) > 1:
+        self._weigh(_total(runs))
+        limit, memory = self._session.config.mailbox_bytes, self._session.memory
+        while (self._cost > limit or memory.is_full) and len(self._queue) > 1:
             first, dropped, cost = self._queue.popleft()
-            self._cost -= cost
+            self._weigh(-cost)
             self._session.connection.stats.messages_dropped_mailbox += len(dropped)
             if self._channel.deadlines:
                 for number in range(first, first + len(dropped)):
                     self._channel.deadlines.pop(number, None)
+
+    def _weigh(self, cost: int) -> None:
+        """So much more waits of an unreliable channel; credit counts what others have."""
+        if not self._channel.resends:
+            self._cost += cost
+            self._session.memory.note(cost)
 
     async def _work(self) -> None:
         queue, session, channel = self._queue, self._session, self._channel
@@ -135,7 +141,8 @@ class Mailbox:
         try:
             while queue:
                 number, run, cost = self._run = queue.popleft()
-                self._cost -= cost
+                if not channel.resends:
+                    self._weigh(-cost)
                 self._run_cost = cost
                 self._run_size = len(run)
                 self._rest = iter(run)
@@ -180,7 +187,7 @@ class Mailbox:
         number = first + len(run) - len(rest) if first >= 0 else -1
         own = sum([cost_of(payload, run, cost) for payload in rest])
         self._queue.appendleft((number, rest, own))
-        self._cost += own
+        self._weigh(own)
         self._run_cost -= own
         self._run_size -= len(rest)
 

@@ -138,7 +138,7 @@ class Inbox:
             return
         self._letters.append(Letter(channel, payload, cost, deadline))
         if not channel.resends:
-            self._unreliable_cost += cost
+            self._weigh(cost)
 
     def _decline(self, channel: ReceiveChannel, number: int, payload: bytes, cost: int) -> None:
         session = self._session
@@ -151,19 +151,27 @@ class Inbox:
         session.consumed(channel, cost)
 
     def _came(self) -> None:
-        if self._unreliable_cost > self._session.config.mailbox_bytes:
+        if self._has_too_much():
             self._make_room()
         self.wake()
+
+    def _weigh(self, cost: int) -> None:
+        """So much more is here of unreliable channels."""
+        self._unreliable_cost += cost
+        self._session.memory.note(cost)
+
+    def _has_too_much(self) -> bool:
+        waiting, memory = self._unreliable_cost, self._session.memory
+        return waiting > self._session.config.mailbox_bytes or (waiting > 0 and memory.is_full)
 
     def _make_room(self) -> None:
         """Drop the oldest unreliable messages beyond the limit."""
         kept: deque[Letter] = deque()
-        limit = self._session.config.mailbox_bytes
         for letter in self._letters:
-            if letter.channel.resends or self._unreliable_cost <= limit:
+            if letter.channel.resends or not self._has_too_much():
                 kept.append(letter)
             else:
-                self._unreliable_cost -= letter.cost
+                self._weigh(-letter.cost)
                 self._session.connection.stats.messages_dropped_mailbox += 1
         self._letters = kept
 
@@ -221,7 +229,7 @@ class Inbox:
             if _is_of(letter.channel, letter.payload, kind):
                 del self._letters[index]
                 if not letter.channel.resends:
-                    self._unreliable_cost -= letter.cost
+                    self._weigh(-letter.cost)
                 return letter
         return None
 

@@ -87,18 +87,25 @@ class Lane:
 
         The oldest with the same key gives way, or else the one that would begin next.
         """
-        limit = self._session.config.mailbox_bytes
-        while self._unreliable_cost + cost > limit and self._unreliable_cost > 0:
+        limit, memory = self._session.config.mailbox_bytes, self._session.memory
+        while self._unreliable_cost > 0 and (
+            self._unreliable_cost + cost > limit or memory.is_full
+        ):
             victim = key if self._jobs.get(key) else next(iter(self._ready), None)
             jobs = self._jobs.get(victim)
             if not jobs or jobs[0].channel.resends:
                 return False
-            self._unreliable_cost -= jobs.popleft().cost
+            self._weigh(-jobs.popleft().cost)
             self._session.connection.stats.messages_dropped_mailbox += 1
             if not jobs and victim in self._ready:
                 del self._ready[victim], self._jobs[victim]
-        self._unreliable_cost += cost
+        self._weigh(cost)
         return True
+
+    def _weigh(self, cost: int) -> None:
+        """So much more is here of unreliable channels."""
+        self._unreliable_cost += cost
+        self._session.memory.note(cost)
 
     async def _work(self) -> None:
         begun = 0
@@ -132,7 +139,7 @@ class Lane:
         finally:
             self._running -= 1
             if not job.channel.resends:
-                self._unreliable_cost -= job.cost
+                self._weigh(-job.cost)
             if not job.route.goes_on:
                 session.consumed(job.channel, job.cost)
 

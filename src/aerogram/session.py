@@ -65,6 +65,8 @@ class Session(Asking, Generic[StateT]):
     ) -> None:
         self.connection = connection
         self.config = shell.config
+        self.memory = connection.receiver.memory
+        """What the peer has sent that nobody has taken; no handler's concern."""
         self.app = app
         self.time = shell.time
         """The endpoint's clock, in seconds."""

@@ -11,7 +11,7 @@ from aerogram.core import wire
 from aerogram.core.connection import CONTROLS_LIMIT, State
 from aerogram.core.delivery import InOrder
 from aerogram.core.endpoint import STALE_TIMERS
-from aerogram.core.receiver import UNFINISHED_OVERHEAD_BYTES
+from aerogram.core.memory import UNFINISHED_OVERHEAD_BYTES
 from tests.core.vectors import encode_frame
 from tests.fuzz.hostile import Hostile, open_session
 from tests.fuzz.hosts import CONFIG
@@ -169,6 +169,44 @@ def test_records_within_the_window_take_nothing_from_other_sessions() -> None:
     budget = hostile.host.endpoint._shared.budget.left_bytes
     assert budget == CONFIG.reassembly_bytes_per_endpoint
     hostile.host.finish()
+
+
+def test_gaps_do_not_let_a_peer_fill_the_windows_of_all_channels() -> None:
+    """What fills a gap is needed and taken, up to twice of what others may have unread."""
+    hostile = open_session(serves=True)
+    hostile.host.consumes = False
+    memory = hostile.connection.receiver.memory
+    memory.limit_bytes = 40_000  # the windows have 131 072
+    for identity in range(8):
+        hostile.say(announced("ordered", identity=identity), NOW)
+    for number in [*range(1, 20, 2), *range(0, 20, 2)]:
+        for identity in range(8):
+            hostile.say(messages(number, bytes(700), channel=identity), NOW)
+        assert memory.unread_bytes < 2 * memory.limit_bytes + 1000
+    assert memory.unread_bytes > memory.limit_bytes
+    assert hostile.connection.stats.packets_dropped_memory > 0
+    assert hostile.connection.state is State.OPEN
+
+
+def test_records_that_are_begun_are_taken_to_their_end() -> None:
+    """They were counted as a whole when they began."""
+    hostile = open_session(serves=True)
+    hostile.host.consumes = False
+    connection = hostile.connection
+    memory = connection.receiver.memory
+    for identity in range(8):
+        hostile.say(announced("reliable", identity=identity), NOW)
+    for number in (0, 1):
+        for identity in range(8):
+            hostile.say(fragment(number, 7000, 0, bytes(900), channel=identity), NOW)
+    assert memory.limit_bytes <= memory.unread_bytes < memory.limit_bytes + 7032
+    dropped = connection.stats.packets_dropped_memory
+    assert dropped == 16 - -(-memory.limit_bytes // 7032)
+    for channel in connection.receiver._channels.values():
+        for number in [*channel.partial]:
+            hostile.say(fragment(number, 7000, 900, bytes(6100), channel=channel.identity), NOW)
+    assert connection.stats.packets_dropped_memory == dropped
+    assert hostile.host.messages == [bytes(7000)] * (16 - dropped)
 
 
 def test_timers_that_earlier_ones_replaced_do_not_pile_up() -> None:

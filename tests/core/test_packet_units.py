@@ -13,8 +13,8 @@ from aerogram.core.channel import ChannelSpec, SendChannel
 from aerogram.core.connection import Connection, Shared
 from aerogram.core.delivery import preset
 from aerogram.core.keys import Aead, PacketProtection
+from aerogram.core.memory import EndpointMemory
 from aerogram.core.outgoing import Outgoing
-from aerogram.core.receiver import ReassemblyBudget
 from aerogram.core.wire import TransportParameters
 
 CONFIG = Config(congestion_window_bytes=1 << 24)
@@ -29,7 +29,7 @@ class Side:
 
     def __init__(self) -> None:
         keys = bytes(32)
-        shared = Shared(CONFIG, {}, ReassemblyBudget(1 << 24), deque(), bytes, [])
+        shared = Shared(CONFIG, {}, EndpointMemory(CONFIG), deque(), bytes, [])
         self.connection = Connection(
             shared,
             protection=PacketProtection(keys, keys, Aead.NONE),

@@ -9,7 +9,8 @@ from aerogram.core.connection import CONTROLS_LIMIT, Connection, State
 from aerogram.core.delivery import InOrder
 from aerogram.core.endpoint import RESET_ADDRESSES, STALE_TIMERS, Endpoint
 from aerogram.core.incoming import ReceiveChannel
-from aerogram.core.receiver import ACK_RANGES_LIMIT, UNFINISHED_OVERHEAD_BYTES, Receiver
+from aerogram.core.memory import UNFINISHED_OVERHEAD_BYTES
+from aerogram.core.receiver import ACK_RANGES_LIMIT, Receiver
 
 CONTROLS_REPEATED: Final = 2
 """Refusals that were lost come back into the queue, over its limit by those in flight."""
@@ -28,6 +29,10 @@ def check_bounds(endpoint: Endpoint) -> None:
     budget = endpoint._shared.budget.left_bytes
     assert held == config.reassembly_bytes_per_endpoint - budget, "the budget does not add up"
     assert budget >= 0, "more is held than the endpoint's budget"
+    memories = [each.receiver.memory for each in endpoint._connections.values()]
+    unread = sum([memory.unread_bytes for memory in memories])
+    assert unread == endpoint._shared.budget.unread_bytes, "what is unread does not add up"
+    assert endpoint._shared.budget.sessions <= len(endpoint._connections)
 
 
 def _check_connection(connection: Connection) -> int:
@@ -40,6 +45,11 @@ def _check_connection(connection: Connection) -> int:
     if connection.state < State.CLOSING:  # later it may be what the session was ended for
         for channel in receiver._channels.values():
             _check_channel(channel)
+    memory = receiver.memory
+    if connection.state < State.CLOSING:
+        assert memory.unread_bytes == sum(map(_unread_bytes, receiver._channels.values()))
+        # The last that was taken may have been a record within the window.
+        assert memory.unread_bytes < 2 * memory.limit_bytes + config.channel_window_bytes
     held = receiver._reserved_bytes + receiver._loose_bytes
     assert held <= config.reassembly_bytes_per_session, "more than the session's budget"
     assert held == _records_bytes(receiver) + receiver._lent_bytes
@@ -59,6 +69,15 @@ def _check_channel(channel: ReceiveChannel) -> None:
     ordering = channel._ordering
     if isinstance(ordering, InOrder):
         assert len(ordering._skipped) <= len(channel.received) + len(ordering._held)
+
+
+def _unread_bytes(channel: ReceiveChannel) -> int:
+    """What has come, with the rest of small records that were begun, and was not taken."""
+    if not channel.resends:
+        return 0
+    to_come = [each.counted_bytes - each.received_bytes for each in channel.partial.values()
+               if each.counted_bytes]  # fmt: skip
+    return channel.arrived_cost - channel.consumed_cost + sum(to_come)
 
 
 def _records_bytes(receiver: Receiver) -> int:
@@ -84,7 +103,9 @@ def check_nothing_held(endpoint: Endpoint) -> None:
         endpoint._stateless,
     ):
         assert not table
-    assert endpoint._shared.budget.left_bytes == endpoint.config.reassembly_bytes_per_endpoint
+    memory = endpoint._shared.budget
+    assert memory.left_bytes == endpoint.config.reassembly_bytes_per_endpoint
+    assert (memory.unread_bytes, memory.sessions) == (0, 0)
 
 
 def check_ledger(connection: Connection) -> None:

@@ -35,12 +35,13 @@ from aerogram.core.farewell import Farewell
 from aerogram.core.handshake import idle_seconds, keepalive_seconds
 from aerogram.core.incoming import ReceiveChannel
 from aerogram.core.keys import PacketProtection
+from aerogram.core.memory import EndpointMemory, NoMemory
 from aerogram.core.outcomes import Outcomes
 from aerogram.core.outgoing import Outgoing
 from aerogram.core.pacing import RateLimit
 from aerogram.core.packing import Packer
 from aerogram.core.path import Address, Path
-from aerogram.core.receiver import ChannelDisagreement, ReassemblyBudget, Receiver
+from aerogram.core.receiver import ChannelDisagreement, Receiver
 from aerogram.core.recovery import Rtt
 from aerogram.core.sender import Sender
 from aerogram.core.stats import ConnectionStats
@@ -72,7 +73,7 @@ class Shared:
 
     config: Config
     specs: Mapping[str, ChannelSpec]
-    budget: ReassemblyBudget
+    budget: EndpointMemory
     events: deque[Event]
     random_bytes: Callable[[int], bytes]
     dirty: list[Connection]
@@ -319,7 +320,6 @@ class Connection:
     def _end(self, code: int, reason: str, now: float, *, by_peer: bool) -> None:
         was_open = self.state is State.OPEN
         self._sender.abandon(now)
-        self._sender.admitted_bytes = -1
         self.receiver.abandon()
         if was_open:
             self._shared.events.append(SessionEnded(self, code, reason, by_peer))
@@ -363,6 +363,9 @@ class Connection:
         except DecodeError as error:
             stats.packets_invalid += 1
             self.close(CloseCode.PROTOCOL_VIOLATION, str(error), now)
+            return True
+        except NoMemory:
+            receiver.packet_dropped()
             return True
         receiver.packet_taken(number, now, eliciting=eliciting)
         if newest and address != self.path.address:

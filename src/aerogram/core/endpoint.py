@@ -28,8 +28,8 @@ from aerogram.core.handshake import (
     ServerSecurity,
 )
 from aerogram.core.keys import RetryTokens, mac1_matches, reset_token
+from aerogram.core.memory import EndpointMemory
 from aerogram.core.path import Address
-from aerogram.core.receiver import ReassemblyBudget, memory_for_records
 from aerogram.core.stats import EndpointStats
 from aerogram.errors import CryptoError, DecodeError, HandshakeTimeout, NoCommonCipher
 
@@ -71,8 +71,7 @@ class Endpoint:
         self.events: deque[Event] = deque()
         """What `poll_event` takes from, for those who look first whether there is anything."""
         self._dirty: list[Connection] = []
-        memory = memory_for_records(config.reassembly_bytes_per_endpoint, config)
-        budget = ReassemblyBudget(memory)
+        budget = EndpointMemory(config)
         self._shared = Shared(config, specs, budget, self.events, random_bytes, self._dirty)
         self._connections: dict[bytes, Connection] = {}
         self._by_reset_token: dict[bytes, Connection] = {}

@@ -21,6 +21,7 @@ class Reassembly:
     __slots__ = (
         "_covered",
         "_pieces",
+        "counted_bytes",
         "deadline",
         "received_bytes",
         "reserved",
@@ -33,6 +34,8 @@ class Reassembly:
         self.started_at = now
         self.received_bytes = 0
         self.reserved = False
+        self.counted_bytes = 0
+        """What was counted as unread at its first piece, for all pieces."""
         self.deadline: float | None = None
         """When the record becomes worthless, if its sender says so."""
         self._pieces: dict[int, bytes] = {}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 from aerogram.config import MESSAGE_OVERHEAD_BYTES
 from aerogram.core.delivery import AsItArrives, HoldingOrdering, InOrder, NewestWins
 from aerogram.core.fragments import Reassembly
+from aerogram.core.memory import SessionMemory
 from aerogram.core.policies import Guard, Run
 from aerogram.core.ranges import RangeSet
 from aerogram.errors import DecodeError
@@ -62,6 +63,7 @@ class ReceiveChannel:
         "known",
         "late",
         "lifetimes",
+        "memory",
         "name",
         "partial",
         "received",
@@ -77,10 +79,12 @@ class ReceiveChannel:
         spec: ChannelSpec,
         window: int,
         credits_due: list[ReceiveChannel],
+        memory: SessionMemory,
         *,
         known: bool,
     ) -> None:
         self._credits_due = credits_due
+        self.memory = memory
         self.identity = identity
         self.name = spec.name
         self.known = known
@@ -272,7 +276,10 @@ class ReceiveChannel:
     def consumed(self, cost: int) -> None:
         """Handlers are done with messages of this cost."""
         self.consumed_cost += cost
-        if self.resends and 2 * (self.next_grant - self.granted_cost) >= self.window:
+        if not self.resends:
+            return
+        self.memory.note(-cost)
+        if 2 * (self.next_grant - self.granted_cost) >= self.window:
             self.owe_credit()
 
     def owe_credit(self) -> None:

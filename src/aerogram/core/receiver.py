@@ -17,6 +17,12 @@ from aerogram.core.delivery import AsItArrives, Delivery, preset
 from aerogram.core.fragments import Reassembly
 from aerogram.core.incoming import IncomingRecord, ReceiveChannel
 from aerogram.core.keys import ReplayWindow
+from aerogram.core.memory import (
+    UNFINISHED_OVERHEAD_BYTES,
+    EndpointMemory,
+    SessionMemory,
+    memory_for_records,
+)
 from aerogram.core.policies import Fault, Run
 from aerogram.core.ranges import RangeSet
 from aerogram.core.recovery import Rtt
@@ -27,26 +33,10 @@ ACK_RANGES_LIMIT: Final = 64
 """Ranges kept and sent; older packets are acknowledged already or will be sent again."""
 ACK_EVERY: Final = 2
 """Acknowledgement-eliciting packets after which an acknowledgement is sent (RFC 9000 §13.2.2)."""
-UNFINISHED_OVERHEAD_BYTES: Final = 1024
-"""What an unfinished record takes beside its pieces; without credit it has to be counted."""
 
 
 RELIABLE: Final = Delivery(AsItArrives)
 """Stands in for a delivery that only the peer knows; its messages are refused one by one."""
-
-
-def memory_for_records(limit_bytes: int, config: Config) -> int:
-    """A limit of memory, in which the largest record fits with all that is around it."""
-    return max(limit_bytes, config.largest_payload_bytes + UNFINISHED_OVERHEAD_BYTES)
-
-
-class ReassemblyBudget:
-    """Bytes of unfinished records that an endpoint may hold over all its sessions."""
-
-    __slots__ = ("left_bytes",)
-
-    def __init__(self, total_bytes: int) -> None:
-        self.left_bytes = total_bytes
 
 
 class ChannelDisagreement(Exception):
@@ -77,6 +67,7 @@ class Receiver:
         "_waiting",
         "credits_due",
         "faults",
+        "memory",
         "watcher",
     )
 
@@ -84,13 +75,14 @@ class Receiver:
         self,
         config: Config,
         specs: Mapping[str, ChannelSpec],
-        budget: ReassemblyBudget,
+        budget: EndpointMemory,
         stats: ConnectionStats,
     ) -> None:
         self._config = config
         self._memory_bytes = memory_for_records(config.reassembly_bytes_per_session, config)
         self._specs = specs
         self._budget = budget
+        self.memory = SessionMemory(config, budget)
         self._stats = stats
         self._replay = ReplayWindow()
         self._ranges = RangeSet()
@@ -126,6 +118,11 @@ class Receiver:
     def packet_arrived(self, number: int) -> bool:
         """False if this packet came before, or is too old to tell (RFC 6479)."""
         return self._replay.accept(number)
+
+    def packet_dropped(self) -> None:
+        """There was no memory for the packet: it counts as one that was lost on its way."""
+        self._stats.packets_dropped_memory += 1
+        self._forget_lifetimes()
 
     def packet_taken(self, number: int, now: float, *, eliciting: bool) -> None:
         """The packet was authentic and its frames are processed: it is to be acknowledged."""
@@ -199,6 +196,7 @@ class Receiver:
             channel = self._new_channel(frame.channel, spec, known=False)
         channel.delivery_code = frame.code
         self._channels[frame.channel] = channel
+        self.memory.begin()
 
     def _spec_for(self, name: str, code: str) -> ChannelSpec:
         spec = self._specs.get(name)
@@ -212,7 +210,7 @@ class Receiver:
 
     def _new_channel(self, identity: int, spec: ChannelSpec, *, known: bool) -> ReceiveChannel:
         window = self._config.channel_window_bytes
-        return ReceiveChannel(identity, spec, window, self.credits_due, known=known)
+        return ReceiveChannel(identity, spec, window, self.credits_due, self.memory, known=known)
 
     def channel(self, identity: int) -> ReceiveChannel:
         """The channel with this number. Raises `DecodeError` if it was never announced."""
@@ -230,9 +228,18 @@ class Receiver:
     # -- messages
 
     def messages(self, frame: wire.Messages, now: float) -> tuple[ReceiveChannel, list[Run]]:
-        """Take a run of whole messages; return what is handed over. Raises `DecodeError`."""
+        """Take a run of whole messages; return what is handed over.
+
+        Raises `DecodeError`, or `NoMemory`.
+        """
         channel = self.channel(frame.channel)
+        memory = self.memory
+        if memory.unread_bytes >= memory.free_bytes:
+            memory.check(needed=frame.first_number < channel.received.largest)
+        before = channel.arrived_cost
         messages, duplicates = channel.run_arrived(frame.first_number, frame.payloads, now)
+        if channel.resends:
+            memory.note(channel.arrived_cost - before)
         if duplicates:
             self._stats.messages_duplicate += duplicates
         if channel.deadlines or channel.late:
@@ -274,7 +281,11 @@ class Receiver:
         partial = channel.partial.get(frame.number)
         if partial is not None:
             self._forget(channel, frame.number, partial)
+            if partial.counted_bytes:
+                self.memory.note(partial.received_bytes - partial.counted_bytes)
+        before = channel.arrived_cost
         released = channel.skipped(frame.number, frame.cost)
+        self.memory.note(channel.arrived_cost - before)
         channel.check_credit()
         self._stats.messages_skipped += 1
         return channel, self._in_time(channel, released, now)
@@ -282,7 +293,10 @@ class Receiver:
     # -- fragments
 
     def fragment(self, frame: wire.Fragment, now: float) -> tuple[ReceiveChannel, list[Run]]:
-        """Take a piece of a record; return what is handed over. Raises `DecodeError`."""
+        """Take a piece of a record; return what is handed over.
+
+        Raises `DecodeError`, or `NoMemory`.
+        """
         channel = self.channel(frame.channel)
         if frame.total_bytes > self._config.largest_payload_bytes:
             raise DecodeError("a record is larger than the stated limit")
@@ -291,7 +305,10 @@ class Receiver:
             return channel, []
         partial = channel.partial.get(frame.number)
         if partial is None:
+            self.memory.check(needed=frame.number < channel.received.largest)
             partial = self._begin(channel, frame, now)
+        elif not partial.reserved and not partial.counted_bytes:
+            self.memory.check(needed=True)
         if not channel.resends and not self._make_room(channel, frame):
             return channel, []
         new = partial.add(frame.total_bytes, frame.offset, frame.data)
@@ -301,6 +318,8 @@ class Receiver:
             partial.lives_until(channel.lifetimes.get(frame.number))
         if not channel.resends:
             self._charge(new)
+        elif not partial.counted_bytes:
+            self.memory.note(new)
         channel.arrived_cost += new
         channel.check_credit()
         if not partial.complete:
@@ -328,9 +347,14 @@ class Receiver:
         if not channel.resends:
             self._loose[key] = channel, partial
             self._charge(UNFINISHED_OVERHEAD_BYTES)
-        elif 2 * (frame.total_bytes + MESSAGE_OVERHEAD_BYTES) > channel.window:
+            return partial
+        self.memory.note(MESSAGE_OVERHEAD_BYTES)
+        if 2 * (frame.total_bytes + MESSAGE_OVERHEAD_BYTES) > channel.window:
             self._waiting[key] = channel, partial
             self._grant_waiting()
+        else:
+            partial.counted_bytes = frame.total_bytes
+            self.memory.note(frame.total_bytes)
         return partial
 
     def _charge(self, size: int) -> None:
@@ -412,7 +436,7 @@ class Receiver:
     def lend(self, size: int) -> bool:
         """Reserve memory for what the caller holds of records; False if there is not so much."""
         held = self._reserved_bytes + self._loose_bytes
-        left = self._config.reassembly_bytes_per_session - held
+        left = self._memory_bytes - held
         if size > min(left, self._budget.left_bytes):
             return False
         self._reserve(size)
@@ -432,6 +456,7 @@ class Receiver:
 
     def abandon(self) -> None:
         """The connection ends: give all memory back."""
+        self.memory.end()
         for channel in self._channels.values():
             channel.partial.clear()
         self._budget.left_bytes += self._reserved_bytes + self._loose_bytes

@@ -172,7 +172,8 @@ class Sender:
         return sum(1 for message in alive.values() if message.outcome is None)
 
     def abandon(self, now: float) -> None:
-        """The connection ends: everything without an outcome is lost."""
+        """The connection ends: everything without an outcome is lost, and no more is queued."""
+        self.admitted_bytes = -1
         for channel in self.channels:
             for message in [*channel.queue, *channel.resend]:
                 self.outcomes.finish(channel, message, Outcome.LOST, now)

@@ -46,6 +46,8 @@ class ConnectionStats:
     packets_duplicate: int = 0
     packets_unauthentic: int = 0
     packets_invalid: int = 0
+    packets_dropped_memory: int = 0
+    """Their messages found no memory; they were not acknowledged, as if they had been lost."""
     bytes_sent: int = 0
     bytes_received: int = 0
     probe_timeouts: int = 0
