@@ -25,7 +25,7 @@ BODY_OVERHEAD_BYTES: Final = 256
 class Sent:
     """A body that was sent."""
 
-    __slots__ = ("asked_at", "body", "message", "repaired_at", "sent_at", "starts")
+    __slots__ = ("asked_at", "body", "message", "repaired_at", "repairs", "sent_at", "starts")
 
     def __init__(self, body: bytes, message: int, *, starts: bool) -> None:
         self.body = body
@@ -37,6 +37,8 @@ class Sent:
         """The first time."""
         self.asked_at: float | None = None
         self.repaired_at: float | None = None
+        self.repairs = 0
+        """How often it was sent again without a long pause between."""
 
     @property
     def cost(self) -> int:

@@ -29,6 +29,14 @@ COLLECT_ROUND_TRIPS: Final = 0.5
 """From the first NACK to the first repair: what others lack as well is repaired together."""
 CROSSING_ROUND_TRIPS: Final = 1.0
 """A NACK that comes so soon after a repair was sent before it was received."""
+PROMPT_REPAIRS: Final = 8
+"""So often a packet is repaired as soon as it is asked for: who loses 60 % lacks 2 % after that.
+Who still does may never get it, as a member behind a smaller MTU does; each further repair waits
+twice as long as the one before..."""
+REPAIR_PAUSE_SECONDS_MAX: Final = 1.0
+"""...up to this..."""
+REPAIRS_FORGOTTEN_SECONDS: Final = 10.0
+"""...unless nobody has asked for so long: another member may lack it now."""
 NACK_SEQUENCES_LIMIT: Final = 4096
 """Packets that one NACK can ask for; a receiver that lacks more asks again."""
 BURST_SECONDS: Final = 0.01
@@ -104,6 +112,7 @@ class StreamSender:
         self._is_holding = False
         self._asked: set[int] = set()
         self._collect_until: float | None = None
+        self._withholds_until = 0.0
         self._repairs: deque[int] = deque()
         self._repairing: set[int] = set()
         self._repairs_turn = True
@@ -251,13 +260,23 @@ class StreamSender:
         sent = self.history[sequence]
         sent.asked_at = now
         self.stats.packets_asked += 1
-        crossing = CROSSING_ROUND_TRIPS * self.members.rtt
-        just_repaired = sent.repaired_at is not None and now < sent.repaired_at + crossing
+        just_repaired = now < self._repairable_at(sent)
         if just_repaired or sequence in self._repairing or sequence in self._asked:
             self.stats.packets_asked_again += 1
             return not just_repaired
         self._asked.add(sequence)
         return True
+
+    def _repairable_at(self, sent: Sent) -> float:
+        """When a packet may be repaired again: what is asked for before gets no other repair."""
+        if sent.repaired_at is None:
+            return 0.0
+        pause = CROSSING_ROUND_TRIPS * self.members.rtt
+        if sent.repairs > PROMPT_REPAIRS:
+            longer = pause * float(1 << min(sent.repairs - PROMPT_REPAIRS, 16))
+            pause = max(pause, min(longer, REPAIR_PAUSE_SECONDS_MAX))
+            self._withholds_until = max(self._withholds_until, sent.repaired_at + pause)
+        return sent.repaired_at + pause
 
     # Sending
 
@@ -340,7 +359,10 @@ class StreamSender:
             if sequence < self.history.oldest:
                 continue
             sent = self.history[sequence]
+            if sent.repaired_at is not None and now > sent.repaired_at + REPAIRS_FORGOTTEN_SECONDS:
+                sent.repairs = 0
             sent.repaired_at = now
+            sent.repairs += 1
             datagram = self._seal(wire.REPAIR, sent.body, now)
             self._heartbeat_after_data(now)
             self.stats.packets_repaired += 1
@@ -390,7 +412,7 @@ class StreamSender:
     def _heartbeat(self, now: float) -> bytes:
         history = self.history
         flags = wire.END if self.has_ended else 0
-        if not self._repairs and not self._asked:
+        if not self._repairs and not self._asked and now >= self._withholds_until:
             flags |= wire.REPAIRED
         if self._wants_reports:
             flags |= wire.REPORT
