@@ -1,8 +1,9 @@
 """Hosts on one Ethernet, made of network namespaces and a bridge of the kernel. Needs root.
 
-Each host has the interface `e0`, the address 10.77.0.N and a route for groups. Loss is a filter in
-the kernel at the host's own ingress (`tc` with a BPF program that draws random numbers), so each
-loses others, and nothing but multicast. Leaving the block removes everything that it made.
+Each host has the interface `e0`, the addresses 10.77.0.N and fe80::N, and a route for groups. Loss
+is a filter in the kernel at the host's own ingress (`tc` with a BPF program that draws random
+numbers), so each loses others, and nothing but multicast of IPv4. Leaving the block removes
+everything that it made.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ class Ethernet:
             )  # fmt: skip
             run(*bridge, "link", "set", port, "master", "br0")
             run(*bridge, "link", "set", port, "up")
+            run(*host, "link", "set", INTERFACE, "addrgenmode", "none")
             run(*host, "addr", "add", f"{self.address(number)}/24", "dev", INTERFACE)
+            run(*host, "addr", "add", f"fe80::{number}/64", "dev", INTERFACE, "nodad")
             run(*host, "link", "set", "lo", "up")
             run(*host, "link", "set", INTERFACE, "up")
             run(*host, "route", "add", GROUPS, "dev", INTERFACE)

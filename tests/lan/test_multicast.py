@@ -9,6 +9,7 @@ import pytest
 
 from aerogram import App, Message, Session, connect, serve
 from aerogram.errors import EndpointClosed, InvalidAddress, MessageTooLarge, Rejected, RequestFailed
+from aerogram.io.endpoint import DatagramEndpoint
 from aerogram.lab import Link, Network
 from aerogram.lan import multicast
 from aerogram.lan.invitations import Invitation, Join
@@ -460,6 +461,30 @@ async def test_a_stream_ends_with_its_session(network: Network) -> None:
             await sender.drain(timeout=10)
             await server.sessions[0].close("enough")
         assert receiver.numbers == [1]
+
+
+@pytest.mark.aerogram(limit=60.0)
+async def test_that_nothing_can_be_sent_is_told_once_until_it_can_again(
+    network: Network, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with streaming(network) as (server, sender):
+        receiver = Receiver(network, "r", server)
+        async with receiving(receiver):
+            with monkeypatch.context() as patched:
+                patched.setattr(DatagramEndpoint, "send", unreachable)
+                for tick in ticks(3):
+                    await sender.send(tick)
+                    await asyncio.sleep(1)
+            await sender.drain(timeout=10)
+            receiver.stop.set()
+        assert receiver.numbers == [0, 1, 2]
+    assert sender.stats.sends_failed > 1
+    warnings = [record.message for record in caplog.records if record.name == "aerogram.lan"]
+    assert warnings == [f"nothing can be sent to {GROUP} now: [Errno 101] unreachable"]
+
+
+async def unreachable(*arguments: object, **options: object) -> None:
+    raise OSError(101, "unreachable")
 
 
 @pytest.mark.parametrize("wrong", [{"order": "sorted"}, {"start": "middle"}])

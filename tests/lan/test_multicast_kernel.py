@@ -95,9 +95,10 @@ def test_eight_namespaces_complete_in_spite_of_losses(bad: float) -> None:
 
 
 @needs_namespaces
-def test_a_question_reaches_all_namespaces() -> None:
+@pytest.mark.parametrize(("group", "prefix"), [(GROUP, "10.77.0."), ("ff12::88:1", "fe80::")])
+def test_a_question_reaches_all_namespaces(group: str, prefix: str) -> None:
     def start(number: int, part: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.lan.asking_peer", part, GROUP, "7788"]
+        command = [sys.executable, "-m", "tests.lan.asking_peer", part, group, "7788"]
         return subprocess.Popen(
             ethernet.command(number, *command), cwd=ROOT, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -112,9 +113,7 @@ def test_a_question_reaches_all_namespaces() -> None:
         for responder in responders:
             responder.communicate("\n")
     answers = json.loads(output)
-    assert sorted(answers) == [
-        [f"who?{ethernet.address(1)}", ethernet.address(number)] for number in (2, 3, 4)
-    ]
+    assert sorted(answers) == [[f"who?{prefix}1", f"{prefix}{number}"] for number in (2, 3, 4)]
 
 
 def test_loss_is_counted_as_it_should_be() -> None:

@@ -324,7 +324,9 @@ class DatagramEndpoint:
 
         `interface` is one or several, each by name, number or one of its addresses; by default the
         system chooses one. The membership ends with `leave`, its `with` block, or the endpoint.
-        Only groups that were joined are received, whatever other programs have joined.
+        Only groups that were joined are received, whatever other programs have joined. Linux
+        carries no IPv6 groups on its loopback interface (a send raises ENETUNREACH): within one
+        machine, use another interface with a link-local address for them.
 
         Raises `InvalidAddress` for what is no group, source or interface, and the system's
         `OSError`, as for a group joined already or too many of them.

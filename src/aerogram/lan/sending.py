@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -29,6 +30,8 @@ from aerogram.lan.stream.keys import KEY_BYTES
 from aerogram.lan.stream.members import Member
 from aerogram.lan.stream.sender import SenderStats, Start, StreamSender
 from aerogram.session import Session
+
+_LOGGER: Final = logging.getLogger("aerogram.lan")
 
 DATAGRAMS_PER_TURN: Final = 256
 """Received ones, before the loop goes on."""
@@ -100,6 +103,7 @@ class MulticastSender:
         """Admitted sessions, each with the receivers it has joined with."""
         self._core: StreamSender | None = None
         self._broken_by: Exception | None = None
+        self._send_fails = False
         self._stats = SenderStats()
         self._stack = contextlib.AsyncExitStack()
 
@@ -291,8 +295,12 @@ class MulticastSender:
     ) -> None:
         try:
             await endpoint.send(datagram, self._target)
-        except OSError:  # no route now, the interface is down: as if it was lost on the way
+            self._send_fails = False
+        except OSError as error:  # no route, the interface is down: as if it was lost on the way
             core.stats.sends_failed += 1
+            if not self._send_fails:
+                self._send_fails = True
+                _LOGGER.warning("nothing can be sent to %s now: %s", self._target[0], error)
 
     async def _receive(self, core: StreamSender, endpoint: DatagramEndpoint) -> None:
         while True:
