@@ -126,12 +126,14 @@ class Packer:
             packet.make_extras().credits.append(channel)
             packet.ack_eliciting = True
             room -= _put_frame(packet, parts, frame)
+        place = 0
         while controls and len(controls[0]) <= room and packet.units_left >= wire.FRAME_UNITS:
             frame = controls.popleft()
             packet.make_extras().controls.append(frame)
             packet.ack_eliciting = True
             room -= _put_frame(packet, parts, frame)
-            parts.insert(0, parts.pop())  # a REFUSE goes before the ACK of its message
+            parts.insert(place, parts.pop())  # a REFUSE goes before the ACK of its message
+            place += 1
         if self._sender.skips:
             room = self._fill_skips(packet, parts, room)
         return room
