@@ -149,6 +149,35 @@ def test_a_message_lives_until_a_moment_of_the_shared_time() -> None:
     simulate(main(), limit=100.0)
 
 
+def test_when_a_message_was_sent_tells_how_long_it_took_each_way() -> None:
+    there, back = 0.010, 0.040
+
+    async def main() -> None:
+        network = Network(seed=7)
+        app, took = App(), []
+
+        @app.on(Stamp)
+        async def compare(session: Session[None], stamp: Stamp) -> None:
+            took.append(session.clock.now() - stamp.sent_at)
+            await session.send(Stamp(session.clock.now()))
+
+        async with serve(app, "server", 1, network=network) as server:
+            network.link("client-1", "server", Link(delay=there), both_ways=False)
+            network.link("server", "client-1", Link(delay=back), both_ways=False)
+            async with connect(server.address, network=network) as session:
+                clock = session.clock
+                await clock.synchronised(0.03, timeout=60)
+                for _ in range(20):
+                    await session.send(Stamp(clock.now()))
+                    answer = await session.receive(Stamp, timeout=5)
+                    error = clock.error_bound
+                    assert abs(clock.now() - answer.sent_at - back) <= error
+                    assert abs(took[-1] - there) <= error
+                    assert error < 0.03
+
+    simulate(main(), limit=100.0)
+
+
 def test_a_bound_that_no_path_allows_is_a_timeout() -> None:
     async def main() -> None:
         network = Network(seed=5, link=Link(delay=0.05))
