@@ -13,7 +13,7 @@ from aerogram.core import wire
 from aerogram.core.endpoint import Endpoint
 from aerogram.core.events import SessionOpened
 from aerogram.core.handshake import ClientHandshake, ClientSecurity, ServerSecurity
-from aerogram.core.keys import Aead, Identity
+from aerogram.core.keys import Aead, Identity, checksummed
 from aerogram.core.noise import HandshakeState
 from aerogram.core.wire import Mode
 from aerogram.errors import DecodeError
@@ -68,6 +68,108 @@ def test_both_sides_open_one_session(mode: Mode) -> None:
     assert at_server.peer_key == (CLIENT_IDENTITY.public_bytes if pinned else None)
 
 
+# -- a server that is busy, and answers that are not what it sent
+
+BUSY = Config(half_open_before_retry=0)
+
+
+def sent(endpoint: Endpoint, now: float) -> list[bytes]:
+    endpoint.handle_timeout(now)
+    runs = endpoint.poll_transmit(now)
+    return [bytes(packet) for transmit in runs for packet in transmit.packets]
+
+
+def asked(client: Endpoint, server: Endpoint, now: float = 0.0) -> list[bytes]:
+    """What the server answers to what the client sends."""
+    for packet in sent(client, now):
+        server.receive_datagram(packet, CLIENT, now)
+    return sent(server, now)
+
+
+def busy_server(seed: int) -> Endpoint:
+    """All servers have one identity; each knows the tokens that it made."""
+    security = ServerSecurity(SERVER_IDENTITY, psk=PSK, insecure=True)
+    rng = random.Random(seed)
+    return Endpoint(BUSY, random_bytes=rng.randbytes, specs={}, security=security)
+
+
+def broken(packet: bytes) -> list[bytes]:
+    """The packet with one bit wrong, for each of its bits."""
+    value = int.from_bytes(packet, "big")
+    return [(value ^ 1 << bit).to_bytes(len(packet), "big") for bit in range(8 * len(packet))]
+
+
+def opens(client: Endpoint, packet: bytes, now: float = 0.0) -> bool:
+    client.receive_datagram(packet, SERVER, now)
+    return isinstance(client.poll_event(), SessionOpened)
+
+
+@pytest.mark.parametrize("mode", [*Mode])
+def test_a_broken_retry_costs_a_client_nothing(mode: Mode) -> None:
+    client, server = Pair(mode).client, busy_server(1)
+    [retry] = asked(client, server)
+    assert retry[0] == wire.RETRY
+    for packet in broken(retry):
+        assert not opens(client, packet)
+    assert sent(client, 0.0) == [], "none of them is followed"
+    assert not opens(client, retry)
+    [resp] = asked(client, server)
+    assert opens(client, resp)
+
+
+def test_a_retry_is_for_one_init() -> None:
+    client, server = Pair(Mode.PINNED).client, busy_server(1)
+    [retry] = asked(client, server)
+    other = Endpoint(Config(), random_bytes=random.Random(7).randbytes, specs={})
+    other.connect(SERVER, SECURITY[Mode.PINNED], 0.0, 5.0)
+    [others] = asked(other, server)
+    cid = slice(2, 10)
+    for stranger in (others, others[: cid.start] + retry[cid] + others[cid.stop :]):
+        client.receive_datagram(stranger, SERVER, 0.0)
+    assert sent(client, 0.0) == []
+    for _ in range(3):  # copies
+        client.receive_datagram(retry, SERVER, 0.0)
+    assert len(sent(client, 0.0)) == 1
+    client.receive_datagram(retry, SERVER, 0.0)
+    assert sent(client, 0.0) == [], "it was for the INIT before"
+
+
+@pytest.mark.parametrize("mode", [*Mode])
+def test_a_token_that_is_worthless_costs_one_more_retry(mode: Mode) -> None:
+    client = Pair(mode).client
+    for seed in range(2):  # servers that have been restarted meanwhile
+        [retry] = asked(client, busy_server(seed))
+        assert retry[0] == wire.RETRY
+        client.receive_datagram(retry, SERVER, 0.0)
+    server = busy_server(2)
+    [retry] = asked(client, server)
+    client.receive_datagram(retry, SERVER, 0.0)
+    [resp] = asked(client, server)
+    assert opens(client, resp)
+
+
+def test_a_client_follows_few_retries_at_once() -> None:
+    client = Pair(Mode.PINNED).client
+    followed = 0
+    for seed in range(20):
+        answers = asked(client, busy_server(seed))
+        if not answers:
+            break
+        client.receive_datagram(answers[0], SERVER, 0.0)
+        followed += 1
+    assert followed == 1 + handshakes.RETRIES_LIMIT
+
+
+@pytest.mark.parametrize("mode", [*Mode])
+def test_a_broken_answer_costs_a_client_nothing(mode: Mode) -> None:
+    pair = Pair(mode)
+    [resp] = asked(pair.client, pair.server)
+    assert resp[0] == wire.RESP
+    for packet in broken(resp):
+        assert not opens(pair.client, packet)
+    assert opens(pair.client, resp)
+
+
 def test_a_session_changes_its_keys_while_it_lasts() -> None:
     pair = Pair(Mode.PINNED)
     for _ in range(5):
@@ -95,7 +197,7 @@ def answer_with(handshake: ClientHandshake, mode: Mode, aead: int) -> wire.Resp:
     init = wire.decode_handshake_untrusted(handshake.init(0.0))
     assert isinstance(init, wire.Init)
     if mode is Mode.INSECURE:
-        return wire.Resp(init.client_cid, parameters.encode())
+        return wire.Resp(init.client_cid, checksummed(parameters.encode(), init.client_cid))
     noise = HandshakeState(
         handshakes._protocol_name(mode),
         initiator=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -104,7 +105,7 @@ def encode_frame(frame: wire.Frame) -> bytes:
 
 
 def encode_packet(packet: wire.Init | wire.Resp | wire.Retry | wire.Reset) -> bytes:
-    """As it leaves, but for the mac1 of an INIT, for which there are zeros."""
+    """As it leaves, but for the mac1 of INIT and RETRY, for which there are zeros."""
     match packet:
         case wire.Init():
             body = wire.encode_init(packet.mode, packet.client_cid, packet.token, packet.noise)
@@ -112,7 +113,7 @@ def encode_packet(packet: wire.Init | wire.Resp | wire.Retry | wire.Reset) -> by
         case wire.Resp():
             return wire.encode_resp(packet.client_cid, packet.noise)
         case wire.Retry():
-            return wire.encode_retry(packet.client_cid, packet.token)
+            return wire.encode_retry(packet.client_cid, packet.token) + bytes(wire.MAC1_BYTES)
         case wire.Reset():
             return wire.encode_reset(packet.cid, packet.token)
 
@@ -165,4 +166,9 @@ def handshake_vectors() -> dict[str, bytes]:
         vectors[f"{label}_RESP"] = resp
         keys = b"".join(server.split())
         assert vectors.setdefault(f"{mode.name}_KEYS", keys) == keys
+    parameters = replace(PARAMETERS, aead=0).encode()
+    body, key = wire.encode_init(Mode.INSECURE, CID, b"", parameters), mac1_key(b"insecure")
+    vectors["INSECURE_INIT"] = body + mac1(key, body)
+    checksum = zlib.crc32(CID + parameters).to_bytes(4, "big")
+    vectors["INSECURE_RESP"] = wire.encode_resp(CID, parameters + checksum)
     return vectors

@@ -60,10 +60,11 @@ def packet(data: bytes) -> wire.Init | wire.Resp | wire.Retry | wire.Reset:
     if kind == b"\xa0":
         return _init(read, len(data))
     identity, string = read.take(8), read.string()
-    require(not read.left)
     if kind == b"\xa1":
+        require(not read.left)
         return wire.Resp(identity, string)
-    require(len(string) <= 256)
+    read.take(16)
+    require(not read.left, len(string) <= 256)
     return wire.Retry(identity, string)
 
 

@@ -87,7 +87,7 @@ def encode_resp(client_cid: bytes, noise: bytes) -> bytes:
 
 
 def encode_retry(client_cid: bytes, token: bytes) -> bytes:
-    """A RETRY packet."""
+    """A RETRY packet up to its mac1, which the caller appends."""
     return bytes((RETRY, VERSION)) + client_cid + _counted(token)
 
 

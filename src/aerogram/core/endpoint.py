@@ -27,7 +27,7 @@ from aerogram.core.handshake import (
     ServerHandshake,
     ServerSecurity,
 )
-from aerogram.core.keys import RetryTokens, mac1_matches, reset_token
+from aerogram.core.keys import RetryTokens, mac1, mac1_matches, reset_token
 from aerogram.core.memory import EndpointMemory
 from aerogram.core.path import Address
 from aerogram.core.stats import EndpointStats
@@ -150,7 +150,7 @@ class Endpoint:
         elif isinstance(packet, wire.Resp):
             self._receive_resp(packet, address, now)
         elif isinstance(packet, wire.Retry):
-            self._receive_retry(packet, address, now)
+            self._receive_retry(packet, data, address, now)
         else:
             self._receive_reset(packet, now)
 
@@ -170,11 +170,13 @@ class Endpoint:
             # The RESP was lost, or the INIT is a copy: the same answer, and no new work.
             self._stateless.append(Transmit(address, [known[1]]))
             return
-        if not self._has_room(init, address, now):
+        if not self._has_room(init, key, data, address, now):
             return
         self._answer(server, init, address, now)
 
-    def _has_room(self, init: wire.Init, address: Address, now: float) -> bool:
+    def _has_room(
+        self, init: wire.Init, key: bytes, data: bytes, address: Address, now: float
+    ) -> bool:
         half_open = len(self._half_open)
         if half_open >= self.config.half_open_limit or (
             len(self._connections) >= self.config.sessions_limit
@@ -187,7 +189,8 @@ class Endpoint:
         if init.token and self._retry_tokens.verify(init.token, where, init.client_cid, now):
             return True
         token = self._retry_tokens.mint(where, init.client_cid, now)
-        retry = wire.encode_retry(init.client_cid, token)
+        body = wire.encode_retry(init.client_cid, token)
+        retry = body + mac1(key, body + data[-wire.MAC1_BYTES :])
         self._stateless.append(Transmit(address, [retry]))
         self.stats.retries_sent += 1
         return False
@@ -286,12 +289,15 @@ class Endpoint:
         connection.opened(handshake)
         connection.ping()
 
-    def _receive_retry(self, retry: wire.Retry, address: Address, now: float) -> None:
+    def _receive_retry(self, retry: wire.Retry, data: bytes, address: Address, now: float) -> None:
         handshake = self._handshakes.get(retry.client_cid)
         if handshake is None or address != handshake.address:
             self.stats.dropped_unexpected += 1
             return
-        handshake.retry(retry, now)
+        try:
+            handshake.retry(retry, data, now)
+        except CryptoError:
+            self.stats.dropped_unauthentic += 1
 
     def _receive_reset(self, packet: wire.Reset, now: float) -> None:
         connection = self._by_reset_token.get(packet.token)

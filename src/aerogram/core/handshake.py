@@ -13,7 +13,17 @@ from typing import Any, Final
 
 from aerogram.config import SMALLEST_DATAGRAM_BYTES, SMALLEST_WINDOW_BYTES, Cipher, Config
 from aerogram.core import wire
-from aerogram.core.keys import Aead, Identity, PacketProtection, mac1, mac1_key, psk_identifier
+from aerogram.core.keys import (
+    Aead,
+    Identity,
+    PacketProtection,
+    checksummed,
+    mac1,
+    mac1_key,
+    mac1_matches,
+    psk_identifier,
+    without_checksum,
+)
 from aerogram.core.noise import HandshakeState
 from aerogram.core.path import Address
 from aerogram.core.wire import Mode, TransportParameters
@@ -29,6 +39,8 @@ CIPHERS: Final[dict[Cipher, Aead]] = {
 FIRST_RESEND_SECONDS: Final = 0.25
 """An unanswered INIT is sent again after this; doubled each time up to `LAST_RESEND_SECONDS`."""
 LAST_RESEND_SECONDS: Final = 1.0
+RETRIES_LIMIT: Final = 3
+"""A client follows so many RETRYs of one handshake: a token may be worthless when it arrives."""
 ACK_DELAY_MICROSECONDS_LIMIT: Final = (1 << 14) * 1000
 """RFC 9000 §18.2: a peer that may hold back acknowledgements so long cannot be worked with."""
 
@@ -134,8 +146,9 @@ class ClientHandshake:
         "_mode",
         "_noise",
         "_noise_message",
-        "_retried",
+        "_retries",
         "_security",
+        "_sent_mac1",
         "_token",
         "address",
         "cid",
@@ -158,7 +171,9 @@ class ClientHandshake:
         self._security = security
         self._mode = security.mode
         self._token = b""
-        self._retried = False
+        self._retries = 0
+        self._sent_mac1 = b""
+        """Of the INIT that was sent last."""
         self._interval = FIRST_RESEND_SECONDS
         self.address = address
         self.cid = cid
@@ -194,12 +209,19 @@ class ClientHandshake:
         self.deadline = min(now + self._interval, self.expires_at)
         self._interval = min(2 * self._interval, LAST_RESEND_SECONDS)
         body = wire.encode_init(self._mode, self.cid, self._token, self._noise_message)
-        return body + mac1(self._security.mac1_key(), body)
+        self._sent_mac1 = mac1(self._security.mac1_key(), body)
+        return body + self._sent_mac1
 
-    def retry(self, packet: wire.Retry, now: float) -> None:
-        """The server wants a proof of our address first. Only the first RETRY counts."""
-        if not self._retried:
-            self._retried = True
+    def retry(self, packet: wire.Retry, data: bytes, now: float) -> None:
+        """The server wants a proof of our address first; the next INIT has it.
+
+        Raises `CryptoError` if this does not answer the INIT that was sent last: it is forged, or
+        was changed on its way, or was for an earlier one. A genuine one may still come.
+        """
+        if not mac1_matches(self._security.mac1_key(), data, self._sent_mac1):
+            raise CryptoError("a RETRY that answers no INIT of ours")
+        if self._retries < RETRIES_LIMIT:
+            self._retries += 1
             self._token = packet.token
             self.deadline = now
 
@@ -209,7 +231,7 @@ class ClientHandshake:
         Raises `NoCommonCipher` for a genuine one that names a cipher which is not wanted here.
         """
         if self._noise is None:
-            peer = decode_peer_parameters(packet.noise)
+            peer = decode_peer_parameters(without_checksum(packet.noise, self.cid))
             _check_aead(peer, secure=False)
             return _established(PacketProtection(bytes(32), bytes(32), Aead.NONE), peer, None)
         noise = self._noise.copy()
@@ -281,7 +303,7 @@ class ServerHandshake:
         if mode is Mode.INSECURE:
             peer = decode_peer_parameters(init.noise)
             _check_aead(peer, secure=False)
-            answer = self._parameters(Aead.NONE, cid, reset)
+            answer = checksummed(self._parameters(Aead.NONE, cid, reset), init.client_cid)
             protection = PacketProtection(bytes(32), bytes(32), Aead.NONE)
             peer_key = None
         else:

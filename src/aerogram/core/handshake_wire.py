@@ -35,7 +35,7 @@ TOKEN_BYTES_LIMIT: Final = 256
 
 
 def decode_handshake_untrusted(data: bytes) -> Init | Resp | Retry | Reset:
-    """Any packet but DATA, from anybody. The mac1 of an INIT is the caller's to check.
+    """Any packet but DATA, from anybody. The mac1 of INIT and RETRY is the caller's to check.
 
     Raises `DecodeError`.
     """
@@ -59,8 +59,9 @@ def _decode_handshake(data: bytes) -> Init | Resp | Retry | Reset:
         return _decode_init(data)
     cid, position = read_bytes(data, 2, CID_BYTES)
     body, position = read_counted(data, position, len(data) if kind == RESP else TOKEN_BYTES_LIMIT)
-    if position != len(data):
-        raise DecodeError("bytes after the end of a packet")
+    end = len(data) if kind == RESP else len(data) - MAC1_BYTES
+    if position != end:
+        raise DecodeError("a packet of the wrong size")
     return Resp(cid, body) if kind == RESP else Retry(cid, body)
 
 

@@ -311,9 +311,23 @@ def mac1(key: bytes, body: bytes) -> bytes:
     return hashlib.blake2s(body, key=key, digest_size=MAC1_BYTES).digest()
 
 
-def mac1_matches(key: bytes, packet: bytes) -> bool:
-    """True if the packet ends with the mac1 of all before it."""
-    return hmac.compare_digest(mac1(key, packet[:-MAC1_BYTES]), packet[-MAC1_BYTES:])
+def mac1_matches(key: bytes, packet: bytes, answered: bytes = b"") -> bool:
+    """True if the packet ends with the mac1 of all before it, and of what it answers."""
+    body, own = packet[:-MAC1_BYTES], packet[-MAC1_BYTES:]
+    return hmac.compare_digest(mac1(key, body + answered), own)
+
+
+def checksummed(parameters: bytes, cid: bytes) -> bytes:
+    """The transport parameters of a RESP that is plain text, with what catches accidents."""
+    return _checksum_seal(b"", parameters, cid)
+
+
+def without_checksum(data: bytes, cid: bytes) -> bytes:
+    """The transport parameters of a RESP that is plain text. Raises `CryptoError`."""
+    try:
+        return _checksum_open(b"", data, cid)
+    except InvalidTag:
+        raise CryptoError("a RESP with a wrong checksum") from None
 
 
 def psk_identifier(psk: bytes) -> bytes:

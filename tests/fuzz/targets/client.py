@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from aerogram.core import wire
+from aerogram.core.keys import checksummed, mac1
 from aerogram.core.noise import HandshakeState
 from aerogram.core.wire import Mode
 from tests.fuzz.hosts import (
@@ -85,6 +86,8 @@ class Waiting:
             )
             state.read_message(wire.decode_handshake_untrusted(self.init).noise)
             noise = state.write_message(step.body)
+        else:
+            noise = checksummed(step.body, self.handshake.cid)
         self._hear(wire.encode_resp(self.handshake.cid, noise), step)
 
     def _genuine_resp_patched(self, step: Step) -> None:
@@ -100,7 +103,10 @@ class Waiting:
         self._hear(self.resp[: len(step.body)] + step.body, step)
 
     def _retry(self, step: Step) -> None:
-        self._hear(wire.encode_retry(self.handshake.cid, step.body), step)
+        """One with a mac1 that is right, for the INIT that was sent first."""
+        body = wire.encode_retry(self.handshake.cid, step.body)
+        key = client_security(self.mode).mac1_key()
+        self._hear(body + mac1(key, body + self.init[-wire.MAC1_BYTES :]), step)
 
     def _reset(self, step: Step) -> None:
         self._hear(bytes((wire.RESET,)) + step.body.ljust(24, b"\0")[:24], step)
