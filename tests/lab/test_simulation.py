@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import re
 import sys
 import time
 import types
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import aerogram
 from aerogram.lab.errors import LeftOver, Nondeterminism
 from aerogram.lab.simulation import simulate
 
@@ -111,6 +115,8 @@ CALLS = (
     "random.shuffle([1, 2])",
     "choice([1, 2])",
     "os.urandom(4)",
+    *(["time.clock_gettime(0)"] if hasattr(time, "clock_gettime") else []),
+    *(["os.getrandom(4)"] if hasattr(os, "getrandom") else []),
     "secrets.token_bytes(4)",
     "uuid.uuid4()",
 )
@@ -121,6 +127,23 @@ def module_with(monkeypatch: pytest.MonkeyPatch, name: str, call: str) -> Callab
     exec(f"{LIBRARY}\ndef ask():\n    return {call}\n", vars(module))
     monkeypatch.setitem(sys.modules, name, module)
     return module.ask  # type: ignore[no-any-return]
+
+
+UNWATCHED = re.compile(
+    r"\b(datetime\.(now|utcnow|today)|localtime\(\)|gmtime\(\)|SystemRandom|Random\(\)"
+    r"|RAND_bytes|PrivateKey\.generate\(|generate_key\()"
+)
+
+
+def test_the_library_calls_nothing_that_cannot_be_watched() -> None:
+    source = Path(aerogram.__file__).parent
+    faults = [
+        f"{path.relative_to(source)}:{number} {found[0]}"
+        for path in sorted(source.rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if (found := UNWATCHED.search(line)) and path.name != "guard.py"
+    ]
+    assert faults == []
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -3,7 +3,8 @@
 Either would make two runs of a seed differ, mostly long after the call. So while a simulation runs,
 the functions of `time`, `random`, `secrets` and `os.urandom` look at their caller. Rules: only code
 of this package outside the lab is refused, and only in a thread whose running loop is virtual; a
-user's own code and other packages get what they ask for; afterwards everything is as it was.
+user's own code and other packages get what they ask for; afterwards everything is as it was. What
+cannot be watched, such as `datetime.now`, no module of this package calls: a test looks for it.
 """
 
 from __future__ import annotations
@@ -33,9 +34,14 @@ _GO_BETWEENS: Final = frozenset({"functools", "random", "secrets", "tempfile", "
 
 _TIMES: Final = ("monotonic", "perf_counter", "process_time", "sleep", "thread_time", "time")
 _NANOSECONDS: Final = ("monotonic_ns", "perf_counter_ns", "process_time_ns", "time_ns")
+_OF_SOME_SYSTEMS: Final = {
+    time: ("clock_gettime", "clock_gettime_ns"),
+    os: ("getrandom",),
+}
 _WATCHED: Final[tuple[tuple[ModuleType, tuple[str, ...]], ...]] = (
     (time, _TIMES + _NANOSECONDS),
     (os, ("urandom",)),
+    *((m, tuple(n for n in names if hasattr(m, n))) for m, names in _OF_SOME_SYSTEMS.items()),
     (random, tuple(n for n in random.__all__ if not isinstance(getattr(random, n), type))),
     (secrets, tuple(n for n in secrets.__all__ if not isinstance(getattr(secrets, n), type))),
 )
