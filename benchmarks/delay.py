@@ -66,7 +66,10 @@ async def receive(seconds: float) -> None:
         ages[names[update.entity]].append(time.monotonic() - update.sent_at)
 
     async def read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        # Cancelled at the end: the wire may have lost that the stream is closed.
+        with contextlib.suppress(
+            asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError
+        ):
             while True:
                 data = await reader.readexactly(MESSAGE_BYTES)
                 ages["tcp"].append(time.monotonic() - _STAMP.unpack_from(data)[0])

@@ -22,6 +22,9 @@ from aerogram.lab import Burst, Link, Nat, Network, simulate
 
 KEYS: Final = 16
 PADDING: Final = bytes(58)
+FIRST_NUMBER: Final = 256
+SHORTER_PADDING: Final = bytes(57)
+"""With numbers of FIRST_NUMBER to 65535, which take three bytes, exactly 64."""
 PER_SECOND: Final = 2000
 BATCH: Final = 20
 SETTLE_SECONDS: Final = 15.0
@@ -30,7 +33,7 @@ CLIENT: Final = "client-1"
 
 
 class Sample(Message, tag=1):
-    """64 bytes when encoded."""
+    """About 64 bytes when encoded."""
 
     number: int
     padding: bytes = PADDING
@@ -233,10 +236,10 @@ async def _overhead(preset: str, count: int) -> float:
         await session.send(Sample(0))
         await asyncio.sleep(1.0)
         before = session.stats
-        # Distinct keys for `latest`, and nothing newer than the last for its like, would supersede
-        # what waits: one packet's worth at a time does not.
+        # A packet's worth at a time, about as many things: what is newer supersedes what waits, so
+        # `reliable_sequenced` has one message in each packet.
         for number in range(1, count):
-            await session.send(Sample(number))
+            await session.send(Sample(FIRST_NUMBER + number, SHORTER_PADDING))
             if number % 16 == 0:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(1.0)
@@ -316,7 +319,7 @@ def main() -> int:
     parser.add_argument("--memory", action="store_true", help="of a session that holds them all")
     options = parser.parse_args()
     if options.overhead:
-        print(overhead(min(options.messages, 20_000)))
+        print(overhead(min(options.messages, 60_000)))
         return 0
     if options.memory:
         print(memory(options.messages))
