@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 
-from aerogram import App, Outcome, Rejected, Request, RequestFailed, Session, Stream, connect, serve
+from aerogram import (
+    App,
+    InvalidAddress,
+    Outcome,
+    Rejected,
+    Request,
+    RequestFailed,
+    Session,
+    Stream,
+    connect,
+    serve,
+)
+from aerogram.address import encode_key
 
 
 class Ask(Request[int]):
@@ -129,3 +141,28 @@ async def test_a_grace_that_is_none_raises_at_once(grace: Any) -> None:
         with pytest.raises((ValueError, TypeError), match=r"grace= is .*0 to 1e\+06"):
             await asyncio.wait_for(session.close(grace=grace), 5)
         await session.deliver(1, timeout=5)
+
+
+# -- keys
+
+LOW_ORDER = [
+    (0).to_bytes(32, "little"),
+    (1).to_bytes(32, "little"),
+    (2**255 - 20).to_bytes(32, "little"),
+    (2**255 - 19).to_bytes(32, "little"),
+    bytes.fromhex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"),
+]
+
+
+@pytest.mark.parametrize("key", [*LOW_ORDER, bytes(31), b"", bytearray(range(32)), 5])
+def test_a_key_that_keeps_nothing_secret_is_no_servers_key(key: Any) -> None:
+    with pytest.raises(InvalidAddress, match="server key"):
+        connect("127.0.0.1", 9, server_key=key)
+
+
+@pytest.mark.parametrize("key", LOW_ORDER)
+def test_nor_is_it_in_an_address(key: bytes) -> None:
+    with pytest.raises(InvalidAddress, match="server key"):
+        connect(f"aerogram://127.0.0.1:9/#k={encode_key(key)}")
+    with pytest.raises(InvalidAddress, match="server key"):
+        connect("127.0.0.1", 9, server_key=encode_key(key))

@@ -32,7 +32,13 @@ from aerogram.io.network import Network, SocketNetwork
 from aerogram.io.sockets import Address, checked_address, is_loopback
 from aerogram.io.tracing import Observer, check_trace
 from aerogram.manager import SessionManager
-from aerogram.security import Insecure, check_insecure, check_psk, not_loopback
+from aerogram.security import (
+    Insecure,
+    check_insecure,
+    check_psk,
+    check_server_key,
+    not_loopback,
+)
 from aerogram.session import Session
 from aerogram.typevars import StateT
 
@@ -133,8 +139,8 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
             raise ValueError("give one of a server key, psk= and insecure=, not several")
         if self._psk is not None:
             check_psk(self._psk)
-        if self._key is not None and len(self._key) != 32:
-            raise InvalidAddress(f"a server key has 32 bytes, not {len(self._key)}")
+        if self._key is not None:
+            check_server_key(self._key)
 
     async def __aenter__(self) -> Session[StateT]:
         async with contextlib.AsyncExitStack() as opening:

@@ -13,7 +13,7 @@ class AerogramError(Exception):
 
 
 class InvalidAddress(AerogramError, ValueError):
-    """An address, host, port or `aerogram://` URL that cannot be used."""
+    """An address, host, port, server key or `aerogram://` URL that cannot be used."""
 
 
 class InvalidMessage(AerogramError, TypeError):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from aerogram.core.noise import KEY_BYTES, KeyPair
+from aerogram.errors import CryptoError, InvalidAddress
+
 Insecure = bool | Literal["anywhere"]
 """False, True for plain text on loopback, or "anywhere" to force it."""
 PSK_BYTES: Final = 32
@@ -20,6 +23,22 @@ def check_psk(psk: bytes) -> None:
 
 def _is_bytes(value: object) -> bool:
     return isinstance(value, bytes)
+
+
+def check_server_key(key: object) -> None:
+    """Raise `InvalidAddress` for what is no public key of a server."""
+    if not isinstance(key, bytes):
+        raise InvalidAddress(f"a server key is bytes or their text, not {type(key).__name__}")
+    if len(key) != KEY_BYTES:
+        raise InvalidAddress(f"a server key has {KEY_BYTES} bytes, not {len(key)}")
+    try:
+        _ANYBODY.exchange(key)
+    except CryptoError:
+        # X25519 has a few points whose secret is the same with every private key.
+        raise InvalidAddress("a server key that would keep nothing secret") from None
+
+
+_ANYBODY: Final = KeyPair(bytes(range(KEY_BYTES)))
 
 
 def not_loopback(host: str) -> str:

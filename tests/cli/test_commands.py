@@ -104,7 +104,7 @@ async def test_a_served_app_can_be_pinged(tmp_path: Path) -> None:
 
 def test_ping_without_a_key_says_what_to_do() -> None:
     finished = aerogram("ping", "127.0.0.1:9")
-    assert finished.returncode == 1
+    assert finished.returncode == 2
     assert "server.address" in finished.stderr
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from aerogram import App, Config, Server, Session, serve
 from aerogram.address import parse_server_address
 from aerogram.cli import main
+from aerogram.cli.common import connecting
 from aerogram.cli.doctor import doctor
 from aerogram.core.ledger import SessionStats
 from aerogram.lab.link import Link
@@ -20,13 +22,18 @@ from aerogram.lab.proxy import FaultProxy
 
 def options(address: str, **changes: Any) -> argparse.Namespace:
     given = {"count": 20, "interval": 0.001, "timeout": 10.0, "insecure": False, "json": True}
+    changes["psk"] = None
     return argparse.Namespace(address=address, **{**given, **changes})
+
+
+async def run_doctor(given: argparse.Namespace) -> int:
+    return await doctor(connecting(given, logger=logging.getLogger("doctor")), given)
 
 
 async def examine(
     address: str, capsys: pytest.CaptureFixture[str], **changes: Any
 ) -> tuple[int, dict[str, Any]]:
-    status = await doctor(options(address, **changes))
+    status = await run_doctor(options(address, **changes))
     return status, json.loads(capsys.readouterr().out)
 
 
@@ -89,7 +96,7 @@ async def test_a_way_that_carries_no_full_packets_is_a_trouble(
         proxy.there.link = Link(mtu_bytes=1000)
 
     async with serve(app) as server, FaultProxy(server.local_address) as proxy:
-        assert await doctor(options(address_through(server, proxy), timeout=1.0)) == 1
+        assert await run_doctor(options(address_through(server, proxy), timeout=1.0)) == 1
         report = json.loads(capsys.readouterr().out)
         assert report["troubles"] == ["a record in full packets did not arrive in time"]
 
@@ -115,7 +122,7 @@ async def test_a_ledger_that_is_off_is_a_trouble(
 
 async def test_the_text_for_people_has_every_figure(capsys: pytest.CaptureFixture[str]) -> None:
     async with serve(App()) as server:
-        assert await doctor(options(server.address, count=3, json=False)) == 0
+        assert await run_doctor(options(server.address, count=3, json=False)) == 0
     text = capsys.readouterr().out
     for part in (
         "round trip",
@@ -132,7 +139,7 @@ async def test_the_text_for_people_has_every_figure(capsys: pytest.CaptureFixtur
 async def test_nobody_there_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     async with serve(App()) as server:
         address = server.address
-    assert await doctor(options(address, timeout=0.2)) == 1
+    assert await asyncio.to_thread(main, ["doctor", address, "--timeout", "0.2"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("aerogram doctor: ")

@@ -2,17 +2,21 @@
 
 Rules: a command's module has `add_parser(subparsers)` and `run(options) -> int`, and imports what
 is heavy inside `run`, so that help is quick. The status is 0 if all went well, 1 if not, 2 for
-wrong usage.
+wrong usage. Whatever goes wrong is one line on stderr and no traceback.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 from typing import Final
 
 from aerogram.cli import demo, discover, doctor, keygen, ping, proxy, serve
 
+PIPE_CLOSED: Final = 128 + 13
+"""As shells report the end by SIGPIPE."""
 _COMMANDS: Final = (demo, serve, ping, doctor, keygen, proxy, discover)
 
 
@@ -34,8 +38,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "run" not in options:
         parser.print_help()
         return 2
-    status: int = options.run(options)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _nobody_reads()
     return status
+
+
+def _nobody_reads() -> int:
+    """Whoever reads the output has gone, as `head` does: that is no error to talk about."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+    return PIPE_CLOSED
 
 
 def _print_version() -> int:

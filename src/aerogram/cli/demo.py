@@ -13,12 +13,21 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from aerogram import App, Message, Request, Server, Session, connect, serve
 from aerogram.address import parse_server_address
-from aerogram.cli.common import add_loop_option, run_async
+from aerogram.cli.common import (
+    FAILED,
+    WRONG_USAGE,
+    add_loop_option,
+    complain,
+    ended_by_closed_pipes,
+    run_command,
+)
 from aerogram.lab.link import Link
 from aerogram.lab.proxy import FaultProxy
 
@@ -28,6 +37,8 @@ SHOWN_LINES: Final = 6
 PROGRESS_SECONDS: Final = 0.1
 PATIENCE_SECONDS: Final = 30.0
 """The demo fails if nobody hears anything for this long."""
+CONNECT_SECONDS: Final = 20.0
+"""A handshake may take so long; the network is bad."""
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -51,8 +62,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     """Run the demo and print what came of it."""
     if not 2 <= options.clients <= 64 or options.messages < 1:
-        print("aerogram demo: a chat takes 2 to 64 clients and a message", file=sys.stderr)
-        return 2
+        complain("demo", "a chat takes 2 to 64 clients and a message")
+        return WRONG_USAGE
+    if options.loss >= 1:
+        complain("demo", "nothing arrives where all is lost: --loss is below 1")
+        return WRONG_USAGE
     try:
         link = Link(
             delay=options.delay,
@@ -62,9 +76,10 @@ def run(options: argparse.Namespace) -> int:
             reorder=options.reorder,
         )
     except ValueError as error:
-        print(f"aerogram demo: {error}", file=sys.stderr)
-        return 2
-    return run_async(_demo(options, link), options.loop)
+        complain("demo", error)
+        return WRONG_USAGE
+    with ended_by_closed_pipes():
+        return run_command("demo", _demo(options, link), options.loop)
 
 
 class Join(Request[int]):
@@ -137,7 +152,7 @@ async def _demo(options: argparse.Namespace, link: Link) -> int:
         print(json.dumps({**asdict(outcome), "good": outcome.good}, indent=2))
     else:
         print(_table(outcome))
-    return 0 if outcome.good else 1
+    return 0 if outcome.good else FAILED
 
 
 class Chat:
@@ -164,28 +179,35 @@ class Chat:
             self._say(f"a chat of {len(self._names)} at {server.address}")
             self._say(f"through a network with {_described(link)}")
             clients = [
-                connect(host, port, server_key=key, app=self._client_app(hearer), timeout=20.0)
+                connect(
+                    host,
+                    port,
+                    server_key=key,
+                    app=self._client_app(hearer),
+                    timeout=CONNECT_SECONDS,
+                )
                 for hearer in self._hearers
             ]
-            async with asyncio.TaskGroup() as opening:
-                opened = [opening.create_task(c.__aenter__()) for c in clients]
-            sessions = [task.result() for task in opened]
-            try:
+            async with _all_open(clients) as sessions:
                 await self._talk(sessions, proxy)
                 await _settle([*sessions, *server.sessions])
                 return self._outcome(time.perf_counter() - started, sessions, server, proxy)
-            finally:
-                await asyncio.gather(*(client.__aexit__(None, None, None) for client in clients))
 
     async def _talk(self, sessions: list[Session[Any]], proxy: FaultProxy) -> None:
         for session, name in zip(sessions, self._names, strict=True):
             await session.request(Join(name), timeout=PATIENCE_SECONDS)
-        async with asyncio.TaskGroup() as talking:
-            for session, name in zip(sessions, self._names, strict=True):
-                talking.create_task(self._talk_as(session, name))
-            progress = talking.create_task(self._show_progress(proxy))
+        talking = [
+            asyncio.create_task(self._talk_as(session, name))
+            for session, name in zip(sessions, self._names, strict=True)
+        ]
+        talking.append(asyncio.create_task(self._show_progress(proxy)))
+        try:
             await self._wait_for_all()
-            progress.cancel()
+        finally:
+            for task in talking:
+                task.cancel()
+            ended = await asyncio.gather(*talking, return_exceptions=True)
+        _raise_first(ended)
         self._progress(proxy)
         self._say("")
 
@@ -287,6 +309,23 @@ def _chat_app() -> App[None, None]:
         await room.send(said, exclude=session)
 
     return app
+
+
+@asynccontextmanager
+async def _all_open(clients: Sequence[connect[None]]) -> AsyncGenerator[list[Session[None]]]:
+    """The sessions of all clients, opened at once. Raises the first error of any."""
+    opened = await asyncio.gather(*(c.__aenter__() for c in clients), return_exceptions=True)
+    try:
+        _raise_first(opened)
+        yield [session for session in opened if not isinstance(session, BaseException)]
+    finally:
+        await asyncio.gather(*(client.__aexit__(None, None, None) for client in clients))
+
+
+def _raise_first(results: Sequence[object]) -> None:
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
 
 
 async def _settle(sessions: list[Session[Any]]) -> None:

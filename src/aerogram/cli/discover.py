@@ -6,11 +6,10 @@ import argparse
 import asyncio
 import contextlib
 import json
-import sys
 from typing import Any
 
-from aerogram.cli.common import add_loop_option, run_async
-from aerogram.lan.discovery import DiscoveryUnavailable, Service, browse
+from aerogram.cli.common import FAILED, add_loop_option, patience, run_command
+from aerogram.lan.discovery import Service, browse
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -18,7 +17,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "discover", help="list servers on the local network", description=__doc__
     )
-    parser.add_argument("--seconds", type=float, default=3.0, help="how long to listen (3)")
+    parser.add_argument("--seconds", type=patience, default=3.0, help="how long to listen (3)")
     parser.add_argument(
         "--interface", action="append", help="address of an interface; repeatable (default: all)"
     )
@@ -29,11 +28,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Listen and print; the status is 1 if nothing was found."""
-    try:
-        return run_async(_discover(options), options.loop)
-    except (DiscoveryUnavailable, OSError) as error:
-        print(f"aerogram discover: {error}", file=sys.stderr)
-        return 1
+    return run_command("discover", _discover(options), options.loop)
 
 
 async def _discover(options: argparse.Namespace) -> int:
@@ -43,7 +38,7 @@ async def _discover(options: argparse.Namespace) -> int:
             async for service in browse(interfaces=options.interface):
                 found += 1
                 print(_as_json(service) if options.json else _as_text(service), flush=True)
-    return 0 if found else 1
+    return 0 if found else FAILED
 
 
 def _as_json(service: Service) -> str:

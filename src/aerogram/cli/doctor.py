@@ -22,14 +22,18 @@ from aerogram.cli.common import (
     FAILED,
     WRONG_USAGE,
     add_loop_option,
+    add_server_options,
     complain,
+    connecting,
     format_address,
-    run_async,
-    server_target,
+    patience,
+    run_command,
+    seconds,
 )
 
 if TYPE_CHECKING:
     from aerogram import Session
+    from aerogram.client import connect
     from aerogram.receipts import Receipt
 
 TOPIC: Final = "aerogram.doctor"
@@ -110,13 +114,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "doctor", help="look at the way to a server, and check the books", description=__doc__
     )
-    parser.add_argument("address", help="aerogram://host:port/#k=<key>, or host:port")
+    add_server_options(parser)
     parser.add_argument(
         "--count", type=int, default=20, help="pings, and messages of each delivery (default 20)"
     )
-    parser.add_argument("--interval", type=float, default=0.02, help="seconds between them")
-    parser.add_argument("--timeout", type=float, default=5.0, help="seconds to wait for each step")
-    parser.add_argument("--insecure", action="store_true", help="plain text, on loopback only")
+    parser.add_argument("--interval", type=seconds, default=0.02, help="seconds between them")
+    parser.add_argument(
+        "--timeout", type=patience, default=5.0, help="seconds to wait for each step"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_loop_option(parser)
     return parser
@@ -127,18 +132,19 @@ def run(options: argparse.Namespace) -> int:
     if not 1 <= options.count <= COUNT_MAX:
         complain("doctor", f"--count is 1 to {COUNT_MAX}, not {options.count}")
         return WRONG_USAGE
-    return run_async(doctor(options), options.loop)
-
-
-async def doctor(options: argparse.Namespace) -> int:
-    """Connect, examine, and print what was found."""
-    from aerogram import AerogramError
-
+    quiet = logging.getLogger("aerogram.doctor")
+    quiet.setLevel(logging.CRITICAL)  # that the probes are refused is expected
     try:
-        report = await _examine(options)
-    except (AerogramError, OSError) as error:
+        server = connecting(options, logger=quiet)
+    except (OSError, ValueError) as error:
         complain("doctor", error)
-        return FAILED
+        return WRONG_USAGE
+    return run_command("doctor", doctor(server, options), options.loop)
+
+
+async def doctor(server: connect[Any], options: argparse.Namespace) -> int:
+    """Connect, examine, and print what was found."""
+    report = await _examine(server, options)
     if options.json:
         print(json.dumps({**asdict(report), "troubles": report.troubles}, indent=2))
     else:
@@ -146,17 +152,9 @@ async def doctor(options: argparse.Namespace) -> int:
     return FAILED if report.troubles else 0
 
 
-async def _examine(options: argparse.Namespace) -> Report:
-    from aerogram import connect
-
-    host, port = server_target(options.address)
-    quiet = logging.getLogger("aerogram.doctor")
-    quiet.setLevel(logging.CRITICAL)  # that the probes are refused is expected
+async def _examine(server: connect[Any], options: argparse.Namespace) -> Report:
     began = time.perf_counter()
-    connecting = connect(
-        host, port, insecure=options.insecure, timeout=options.timeout, logger=quiet
-    )
-    async with connecting as session:
+    async with server as session:
         connect_ms = (time.perf_counter() - began) * 1000
         round_trips = await _ping(session, options)
         probes = [await _probe(session, channel, options) for channel in _channels()]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
+
+from aerogram.cli.common import FAILED, complain
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -25,8 +26,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         write_identity(options.file, identity)
     except OSError as error:
-        print(f"aerogram keygen: {error}", file=sys.stderr)
-        return 1
+        complain("keygen", error)
+        return FAILED
     print(f"wrote {options.file}")
     print(f"server key: {encode_key(identity.public_bytes)}")
     return 0

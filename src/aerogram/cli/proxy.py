@@ -16,13 +16,13 @@ from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from aerogram.cli.common import (
-    FAILED,
     WRONG_USAGE,
     add_loop_option,
     complain,
     format_address,
     host_port,
-    run_async,
+    patience,
+    run_command,
     stop_signals,
 )
 
@@ -50,8 +50,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="where clients send to (default 127.0.0.1, a free port)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of all that is left to chance")
-    parser.add_argument("--seconds", type=float, help="stop after this; else at Ctrl-C")
-    parser.add_argument("--idle-timeout", type=float, default=120.0, help="of a quiet client")
+    parser.add_argument("--seconds", type=patience, help="stop after this; else at Ctrl-C")
+    parser.add_argument("--idle-timeout", type=patience, default=120.0, help="of a quiet client")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     add_loop_option(parser)
     _add_link_options(parser.add_argument_group("the network, both ways"), "--", hidden=False)
@@ -125,11 +125,7 @@ def run(options: argparse.Namespace) -> int:
     except ValueError as error:
         complain("proxy", error)
         return WRONG_USAGE
-    try:
-        return run_async(_relay(proxy, options), options.loop)
-    except (OSError, ValueError) as error:
-        complain("proxy", error)
-        return FAILED
+    return run_command("proxy", _relay(proxy, options), options.loop)
 
 
 _LINK_FIELDS: Final = {"rate": "rate_bytes_per_second", "mtu": "mtu_bytes"}

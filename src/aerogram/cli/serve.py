@@ -9,8 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from aerogram import AerogramError, App, Identity, Server, read_identity
-from aerogram.cli.common import add_loop_option, run_async
+from aerogram import App, Identity, Server, read_identity
+from aerogram.cli.common import (
+    WRONG_USAGE,
+    add_loop_option,
+    add_psk_option,
+    complain,
+    read_psk,
+    run_command,
+)
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -22,6 +29,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (127.0.0.1)")
     parser.add_argument("--port", type=int, default=9000, help="UDP port; 0 takes a free one")
     parser.add_argument("--identity", help="key file from `aerogram keygen`")
+    add_psk_option(parser)
     parser.add_argument("--insecure", action="store_true", help="allow plain text, loopback only")
     parser.add_argument("--verbose", action="store_true", help="log sessions that open and close")
     add_loop_option(parser)
@@ -35,21 +43,21 @@ def run(options: argparse.Namespace) -> int:
     try:
         app = find_app(options.app)
         identity = read_identity(options.identity) if options.identity else None
+        psk = read_psk(options.psk)
     except (ImportError, AttributeError, ValueError, OSError) as error:
-        print(f"aerogram serve: {error}", file=sys.stderr)
-        return 2
-    try:
-        return run_async(_serve(app, options, identity), options.loop)
-    except (AerogramError, OSError) as error:
-        print(f"aerogram serve: {error}", file=sys.stderr)
-        return 1
+        complain("serve", error)
+        return WRONG_USAGE
+    return run_command("serve", _serve(app, options, identity, psk), options.loop)
 
 
-async def _serve(app: App[Any, Any], options: argparse.Namespace, identity: Identity | None) -> int:
+async def _serve(
+    app: App[Any, Any], options: argparse.Namespace, identity: Identity | None, psk: bytes | None
+) -> int:
     await app.run(
         options.host,
         options.port,
         identity=identity,
+        psk=psk,
         insecure=options.insecure,
         started=_announce,
     )
