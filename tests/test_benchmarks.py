@@ -150,3 +150,14 @@ def test_every_delivery_keeps_its_promise_on_every_path() -> None:
     rows = finished.stdout.splitlines()[2:]
     assert len(rows) == 6 * 8
     assert all(row.endswith("| yes |") for row in rows)
+
+
+def test_a_bundled_message_costs_six_bytes_at_most() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "benchmarks.deliveries", "--overhead", "--messages", "3000"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    rows = finished.stdout.splitlines()[2:]
+    assert len(rows) == 6
+    assert all(2.0 <= float(row.split("|")[2]) <= 6.0 for row in rows)

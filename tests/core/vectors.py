@@ -40,6 +40,7 @@ FRAMES: dict[str, wire.Frame] = {
     "PING": wire.Ping(),
     "ACK": wire.Ack(5000, [(98, 100), (90, 95), (7, 20)]),
     "MESSAGES": wire.Messages(3, 70000, [b"", b"abc", b"z" * 70]),
+    "MESSAGE": wire.Messages(3, 70000, [b"abc"]),
     "FRAGMENT": wire.Fragment(2, 9, 65536, 1024, b"piece"),
     "CHANNEL": wire.ChannelAnnounce(3, "café", "ordered"),
     "CREDIT": wire.Credit(3, 1 << 20),

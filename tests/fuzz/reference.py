@@ -140,6 +140,12 @@ def _ack(read: Reader) -> wire.Ack:
     return wire.Ack(delay, ranges)
 
 
+def _message(read: Reader) -> wire.Messages:
+    channel, number = read.integer(), read.integer()
+    require(number < NUMBERS_END, read.peek() < 0x80)
+    return wire.Messages(channel, number, [read.string()])
+
+
 def _messages(read: Reader) -> wire.Messages:
     channel, first, count = (read.integer() for _ in range(3))
     require(0 < count <= 256, first + count <= NUMBERS_END)
@@ -195,4 +201,5 @@ _FRAMES: dict[int, Callable[[Reader], wire.Frame]] = {
     0x0E: _lifetimes,
     0x0F: lambda read: wire.Time(read.integer()),
     0x10: _time_answer,
+    0x11: _message,
 }

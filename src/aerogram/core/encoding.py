@@ -116,7 +116,12 @@ def encode_ack(largest: int, delay_microseconds: int, ranges: list[tuple[int, in
 
 
 def encode_messages_header(channel: int, first_number: int, count: int) -> bytes:
-    """The start of a MESSAGES frame; `count` times `LENGTH_PREFIX[size]` and payload follow."""
+    """The start of a MESSAGES frame; `count` times `LENGTH_PREFIX[size]` and payload follow.
+
+    One alone needs no count: it is a MESSAGE frame.
+    """
+    if count == 1:
+        return b"\x11" + _integer(channel) + _integer(first_number)
     return b"\x03" + _integer(channel) + _integer(first_number) + _integer(count)
 
 

@@ -41,6 +41,7 @@ FRAME_CLOSE: Final = 0x0D
 FRAME_LIFETIMES: Final = 0x0E
 FRAME_TIME: Final = 0x0F
 FRAME_TIME_ANSWER: Final = 0x10
+FRAME_MESSAGE: Final = 0x11
 
 PING: Final = bytes((FRAME_PING,))
 """The whole PING frame."""

@@ -46,6 +46,7 @@ from aerogram.core.frames import (
     FRAME_CREDIT,
     FRAME_FRAGMENT,
     FRAME_LIFETIMES,
+    FRAME_MESSAGE,
     FRAME_MESSAGES,
     FRAME_NEW_CONNECTION_ID,
     FRAME_PADDING,
@@ -191,6 +192,9 @@ def decode_frames_untrusted(data: bytes) -> list[Frame]:
             if kind == FRAME_MESSAGES:
                 frame, position = _decode_messages(data, position + 1, units)
                 units -= len(frame.payloads)
+            elif kind == FRAME_MESSAGE:
+                frame, position = _decode_message(data, position + 1)
+                units -= 1
             elif kind == FRAME_ACK:
                 start = position
                 frame, position = _decode_ack(data, position + 1)
@@ -224,6 +228,17 @@ def _decode_messages(data: bytes, position: int, limit: int) -> tuple[Messages, 
     if position > len(data):
         raise DecodeError("a message is cut off")
     return Messages(channel, first, payloads), position
+
+
+def _decode_message(data: bytes, position: int) -> tuple[Messages, int]:
+    channel, position = read_integer(data, position)
+    number, position = read_integer(data, position)
+    if number >= MESSAGES_LIMIT:
+        raise DecodeError("the number of a message is too large")
+    payloads, position = _read_payloads(data, position, 1)
+    if position > len(data):
+        raise DecodeError("a message is cut off")
+    return Messages(channel, number, payloads), position
 
 
 @lru_cache(maxsize=CUTTERS_LIMIT)
