@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from aerogram import open_endpoint
 
-TIMES_LIMIT = 10_000
+NAMES_LIMIT = 1000
+TIMES_LIMIT = SET_LIMIT = 10_000
 
 
 @dataclass(slots=True)
@@ -23,29 +24,35 @@ class Metrics:
     gauges: dict[str, float] = field(default_factory=dict[str, float])
     times: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     sets: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    names: set[str] = field(default_factory=set[str])
     unreadable: int = 0
 
     def take(self, datagram: bytes) -> None:
         for line in datagram.decode("utf-8", "replace").splitlines():
             try:
                 self._take_metric(line)
-            except (ValueError, IndexError, ZeroDivisionError):
+            except (ValueError, IndexError, ArithmeticError):
                 self.unreadable += 1
 
     def _take_metric(self, line: str) -> None:
         name, _, rest = line.partition(":")
         value, kind, *options = rest.split("|")
         rate = float(options[0].removeprefix("@")) if options else 1.0
+        if name not in self.names and len(self.names) >= NAMES_LIMIT:
+            raise ValueError("too many names")
+        self.names.add(name)
         if kind == "c":
             self.counters[name] += round(float(value) / rate)
         elif kind == "g":
             start = self.gauges.get(name, 0.0) if value[0] in "+-" else 0.0
             self.gauges[name] = start + float(value)
         elif kind == "ms":
+            milliseconds = float(value)
             if len(self.times[name]) < TIMES_LIMIT:
-                self.times[name].append(float(value))
+                self.times[name].append(milliseconds)
         elif kind == "s":
-            self.sets[name].add(value)
+            if len(self.sets[name]) < SET_LIMIT:
+                self.sets[name].add(value)
         else:
             raise ValueError(f"no kind of metric: {kind}")
 

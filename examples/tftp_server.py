@@ -12,7 +12,7 @@ import struct
 import sys
 from pathlib import Path
 
-from aerogram import Datagram, open_endpoint
+from aerogram import Datagram, DatagramEndpoint, InvalidAddress, open_endpoint
 
 READ, WRITE, DATA, ACK, ERROR, OACK = range(1, 7)
 NOT_FOUND, ACCESS_VIOLATION, ILLEGAL_OPERATION = 1, 2, 4
@@ -38,35 +38,42 @@ def asked(request: bytes, folder: Path) -> tuple[bytes, int, bool]:
     if operation != READ or len(fields) < 2:
         raise Refused(ILLEGAL_OPERATION, "only read requests")
     path = (folder / fields[0].decode("utf-8", "replace").lstrip("/")).resolve()
-    if not path.is_relative_to(folder.resolve()) or not path.is_file():
-        raise Refused(NOT_FOUND, "no such file")
+    try:
+        if not path.is_relative_to(folder.resolve()) or not path.is_file():
+            raise Refused(NOT_FOUND, "no such file")
+        content = path.read_bytes()
+    except OSError as error:  # a name that is too long, a file that may not be read
+        raise Refused(NOT_FOUND, error.strerror or "no such file") from error
     options = dict(zip(fields[2::2], fields[3::2], strict=False))
-    size = options.get(b"blksize", b"")
+    size = options.get(b"blksize", b"")[:5]
     if not size.isdigit():
-        return path.read_bytes(), 512, False
-    return path.read_bytes(), min(max(int(size), 8), 1400), True
+        return content, 512, False
+    return content, min(max(int(size), 8), 1400), True
+
+
+async def confirmed(
+    endpoint: DatagramEndpoint, request: Datagram, packet: bytes, block: int
+) -> bool:
+    """Send until the client acknowledges this block; False if it never does."""
+    wait = FIRST_WAIT_SECONDS
+    for _ in range(TRIES):
+        await endpoint.send(packet, request.address)
+        try:
+            async with asyncio.timeout(wait):
+                async for answer in endpoint:
+                    if answer.address != request.address:
+                        continue
+                    if answer.data == struct.pack("!HH", ACK, block & 0xFFFF):
+                        return True
+                    if answer.data[:2] == struct.pack("!H", ERROR):
+                        return False
+        except TimeoutError:
+            wait *= 2
+    return False
 
 
 async def transfer(request: Datagram, folder: Path) -> None:
     async with open_endpoint("127.0.0.1") as endpoint:
-
-        async def confirmed(packet: bytes, block: int) -> bool:
-            """Send until the client acknowledges this block; False if it never does."""
-            wait = FIRST_WAIT_SECONDS
-            for _ in range(TRIES):
-                await endpoint.send(packet, request.address)
-                try:
-                    async with asyncio.timeout(wait):
-                        while True:
-                            answer = await endpoint.receive()
-                            if answer.address == request.address and answer.data == ack(block):
-                                return True
-                            if answer.data[:2] == struct.pack("!H", ERROR):
-                                return False
-                except TimeoutError:
-                    wait *= 2
-            return False
-
         try:
             content, size, negotiated = asked(request.data, folder)
         except Refused as refused:
@@ -74,16 +81,20 @@ async def transfer(request: Datagram, folder: Path) -> None:
             return
         if negotiated:
             options = struct.pack("!H", OACK) + b"blksize\0" + str(size).encode() + b"\0"
-            if not await confirmed(options, 0):
+            if not await confirmed(endpoint, request, options, 0):
                 return
         for number, start in enumerate(range(0, len(content) + 1, size), 1):
             block = struct.pack("!HH", DATA, number & 0xFFFF) + content[start : start + size]
-            if not await confirmed(block, number):
+            if not await confirmed(endpoint, request, block, number):
                 return
 
 
-def ack(block: int) -> bytes:
-    return struct.pack("!HH", ACK, block & 0xFFFF)
+async def serve(request: Datagram, folder: Path) -> None:
+    """One transfer that harms no other: whoever asked may have gone, or never was there."""
+    try:
+        await transfer(request, folder)
+    except (InvalidAddress, OSError) as error:
+        print(f"no transfer to {request.address}: {error}", flush=True)
 
 
 async def main(folder: Path, port: int) -> None:
@@ -92,7 +103,7 @@ async def main(folder: Path, port: int) -> None:
         running: set[asyncio.Task[None]] = set()
         async for request in endpoint:
             if len(running) < TRANSFERS_LIMIT:
-                task = transfers.create_task(transfer(request, folder))
+                task = transfers.create_task(serve(request, folder))
                 running.add(task)
                 task.add_done_callback(running.discard)
 

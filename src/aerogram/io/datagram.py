@@ -133,13 +133,18 @@ class Datagram(NamedTuple):
         return cut_run(self.data, segment) if 0 < segment < len(self.data) else (self.data,)
 
     async def reply(self, data: Payload, **options: Unpack[SendOptions]) -> None:
-        """Answer the sender, from the address that it asked. Raises as `DatagramEndpoint.send`."""
+        """Answer the sender, from the address that it asked.
+
+        An answer that cannot reach it is lost and counted (`send_refused`): a sender may have gone,
+        or be forged to end a program that takes it for real, as one at port 0 is. Else raises as
+        `DatagramEndpoint.send`.
+        """
         if self.endpoint is None:
             raise ValueError("this datagram came from no endpoint")
         local = self.local_address
         if local is not None:
             options.setdefault("source", local[0])
-        await self.endpoint.send(data, self.address, **options)
+        await self.endpoint.answer(data, self.address, **options)
 
 
 def cut_run(data: bytes, segment: int) -> Sequence[bytes]:
@@ -187,7 +192,8 @@ class DatagramStats:
     send_full: int = 0
     """Given up by `send_nowait` because there was no room."""
     send_refused: int = 0
-    """Raised to the caller by the system: no route, too large, nobody at that path."""
+    """Raised to the caller by the system: no route, too large, nobody at that path. Of a `reply`,
+    what could not reach its sender is in here, too, and raises nothing."""
     no_buffers: int = 0
     """Times that an interface's queue was full (ENOBUFS), which loses that try; `send` repeats."""
     runs_refused: int = 0

@@ -29,6 +29,21 @@ from aerogram.io.sockets import Address
 SENDS_PER_TURN: Final = 128
 """A task that sends without end lets the loop go on after so many."""
 
+UNANSWERABLE_ERRORS: Final = frozenset(
+    {
+        errno.EACCES,
+        errno.EADDRNOTAVAIL,
+        errno.ECONNREFUSED,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EINVAL,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENOENT,
+    }
+)
+"""What a sender's address can bring about: forged, unreachable, or of an AF_UNIX socket gone."""
+
 ANY_IPV4: Final = "0.0.0.0"  # noqa: S104  compared, not bound
 LIMITED_BROADCAST: Final = "255.255.255.255"
 
@@ -190,6 +205,21 @@ class DatagramEndpoint:
         if self._sends_left <= 0:
             self._sends_left = SENDS_PER_TURN
             await asyncio.sleep(0)
+
+    async def answer(self, data: Payload, address: Address, **options: Unpack[SendOptions]) -> None:
+        """As `send`, to where a datagram came from: what cannot reach it is lost and counted."""
+        try:
+            self._book.for_socket(address)
+        except InvalidAddress:  # port 0, or an AF_UNIX socket without a name
+            self._stats.send_refused += 1
+            if self._workings.tracer is not None:
+                self._workings.tracer.not_sent((bytes(data),), address, "nowhere to answer to")
+            return
+        try:
+            await self.send(data, address, **options)
+        except OSError as error:
+            if error.errno not in UNANSWERABLE_ERRORS:
+                raise
 
     def send_nowait(
         self,
