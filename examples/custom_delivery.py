@@ -3,7 +3,8 @@
 A delivery is an ordering (at the receiver: what is shown, and when) and a retry policy (at the
 sender: when to try again). Neither has a clock or does I/O: they are told what happens and answer
 with a message or a time. Whatever they do wrong is counted and logged; the session lives.
-`aerogram.lab.conformance` finds out whether one keeps what it promises.
+`pytest --aerogram-policy custom_delivery:BACKOFF`, in this folder, finds out whether one keeps what
+it promises, and names what it breaks.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from aerogram import App, Channel, Message, Session, connect, serve
 from aerogram.delivery import AsItArrives, Delivery, Rtt, Sent
 from aerogram.lab import Link, Network, simulate
+from aerogram.lab.conformance import Policy, Promises
 
 # -- a retry policy: try again ever more slowly, and let go of what is too old
 
@@ -70,6 +72,19 @@ POSITIONS = Channel(
     # With `key=`, a newer message also takes the place of an older one at the sender.
     Delivery(NewestPerKey, key=lambda position: position.name),
     carries=[Position],
+)
+
+# -- what both promise, in words that can be checked
+
+BACKOFF = Policy(
+    ALARMS.delivery,
+    Promises(gives_up_after_seconds=2.0),
+    message=lambda number: Alarm(f"alarm {number}"),
+)
+NEWEST = Policy(
+    POSITIONS.delivery,
+    Promises(order="newest", reliable=True, key=lambda position: position.name),
+    message=lambda number: Position(f"ship {number % 4}", float(number)),
 )
 
 

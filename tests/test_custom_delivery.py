@@ -13,6 +13,7 @@ import pytest
 
 from aerogram.core.channel import ChannelSpec
 from aerogram.core.outgoing import Outcome
+from aerogram.lab.conformance import examine
 from aerogram.lab.link import Link
 from aerogram.lab.pair import Pair
 
@@ -33,6 +34,11 @@ def test_the_example_runs() -> None:
     arrived, superseded = finished.stdout.splitlines()
     assert arrived == "10 of 10 alarms arrived, positions are {'alice': 9.9, 'bob': -9.9}"
     assert "were superseded, 0 lost" in superseded
+
+
+@pytest.mark.parametrize("name", ["BACKOFF", "NEWEST"])
+def test_both_keep_what_they_promise(example: ModuleType, name: str) -> None:
+    assert examine(getattr(example, name)) == []
 
 
 def test_a_backoff_waits_twice_as_long_each_time_and_ends(example: ModuleType) -> None:
