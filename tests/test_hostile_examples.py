@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import socket
 import struct
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from aerogram import open_endpoint
+from tests.forging import send_from_port_0
 from tests.test_protocol_examples import TIMEOUT_SECONDS, example
 
 HOST = "127.0.0.1"
@@ -53,17 +53,6 @@ def mutants(seeds: list[bytes], chance: random.Random) -> list[bytes]:
             mutant[chance.randrange(len(mutant))] = chance.randrange(256)
         made.append(bytes(mutant[: chance.randrange(len(mutant) + 1)]))
     return made
-
-
-def send_from_port_0(data: bytes, port: int) -> None:
-    """A datagram that nobody can answer, where it can be made (root)."""
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        return
-    here = socket.inet_aton(HOST)
-    udp = struct.pack("!4H", 0, port, 8 + len(data), 0) + data
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 1, 0, 64, socket.IPPROTO_UDP, 0)
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
-        raw.sendto(head + here + here + udp, (HOST, port))
 
 
 QUESTIONS = {

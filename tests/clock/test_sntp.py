@@ -19,6 +19,7 @@ from aerogram.clock import packet, sntp
 from aerogram.clock.packet import Mode, NtpPacket, decode_untrusted, from_timestamp, to_timestamp
 from aerogram.errors import DecodeError
 from aerogram.io.opening import open_endpoint
+from tests.forging import CAN_FORGE, send_from_port_0
 
 OFFSET = 1234.5
 LOOPBACK = "127.0.0.1"
@@ -49,6 +50,14 @@ async def test_an_answer_is_no_larger_than_its_question() -> None:
         assert len(answer.data) == packet.PACKET_BYTES
         assert decode_untrusted(answer.data).origin == 7
         assert server.stats.malformed >= 2
+
+
+@pytest.mark.skipif(not CAN_FORGE, reason="only root can forge datagrams")
+async def test_a_question_from_nowhere_ends_no_server() -> None:
+    async with sntp.serve_time(LOOPBACK, 0, limit=None) as server:
+        send_from_port_0(NtpPacket(transmit=7).encode(), server.address[1])
+        await sntp.query(*server.address[:2], samples=1)
+        assert server.stats.answered == 2
 
 
 async def test_who_asks_too_often_is_told_once_and_then_not_at_all() -> None:

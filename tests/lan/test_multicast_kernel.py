@@ -16,8 +16,10 @@ from aerogram import App, connect, lan, serve
 from aerogram.io.sockets import Address
 from aerogram.lan import multicast
 from aerogram.lan.multicast import MulticastReceiver, MulticastSender
+from aerogram.lan.questions import Question, encode_question
 from benchmarks.multicast import Load, measure
 from benchmarks.namespaces import Ethernet, unavailable
+from tests.forging import CAN_FORGE, send_from_port_0
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK = "127.0.0.1"
@@ -73,6 +75,22 @@ async def test_a_question_on_loopback(unused_udp_port_factory: Any) -> None:
         assert [answer.value for answer in answers] == [b"WHO?"] * 3
         assert len({answer.address for answer in answers}) == 1
         assert len({answer.responder for answer in answers}) == 3
+
+
+@LINUX
+@pytest.mark.skipif(not CAN_FORGE, reason="only root can forge datagrams")
+async def test_a_question_from_nowhere_silences_nobody(unused_udp_port_factory: Any) -> None:
+    port = unused_udp_port_factory()
+
+    async def answer(question: bytes, asker: Address) -> bytes:
+        return question.upper()
+
+    async with lan.answer(GROUP, port, answer, interface=LOOPBACK, max_delay=0.0) as answering:
+        forged = encode_question(Question(bytes(8), 1.0, [], b"forged"))
+        send_from_port_0(forged, port, GROUP)
+        asked = lan.ask(GROUP, port, b"real", limit=1, deadline=PATIENCE, interface=LOOPBACK)
+        assert [answer.value async for answer in asked] == [b"REAL"]
+        assert answering.stats.questions == 2
 
 
 @needs_namespaces

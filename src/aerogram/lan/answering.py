@@ -193,6 +193,9 @@ class answer:  # noqa: N801  used as a function: `async with answer(...)`
         with contextlib.suppress(EndpointClosed):
             while True:
                 for datagram, address in self._responder.poll(now):
-                    with contextlib.suppress(OSError):  # no way to the asker: as if it was lost
-                        await endpoint.send(datagram, address or self._target)
+                    with contextlib.suppress(OSError):  # no way to the group: as if it was lost
+                        if address is None:
+                            await endpoint.send(datagram, self._target)
+                        else:
+                            await endpoint.answer(datagram, address)
                 now = await self._alarm.wait(self._responder.poll_timeout())
