@@ -6,8 +6,14 @@ A test that needs one loop says `@pytest.mark.asyncio(loop_factories=["asyncio"]
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
+
+import pytest
+
+from aerogram import Config
+from tests.echo import TRANSPORTS
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -22,3 +28,20 @@ def pytest_asyncio_loop_factories() -> Mapping[str, LoopFactory]:
 
         factories["uvloop"] = uvloop.new_event_loop
     return factories
+
+
+@pytest.fixture(params=TRANSPORTS)
+def config(request: pytest.FixtureRequest) -> Config:
+    """What a test runs with on each kind of transport."""
+    return Config(transport=request.param)
+
+
+@pytest.fixture
+def complaints() -> Iterator[list[logging.LogRecord]]:
+    """What the loops log: each is an exception that got out of a callback."""
+    found: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = found.append  # type: ignore[method-assign]
+    logging.getLogger("asyncio").addHandler(handler)
+    yield found
+    logging.getLogger("asyncio").removeHandler(handler)

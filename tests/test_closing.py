@@ -4,58 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
 from aerogram import App, ClosedByPeer, Config, Session, SessionClosed, connect, serve
 from aerogram.manager import SessionManager
+from tests.echo import echo_app, echoed
 from tests.io.fakes import descriptors
 
-Kind = Literal["auto", "batch", "asyncio"]
-KINDS: list[Kind] = ["auto", "batch", "asyncio"]
 SOURCES = Path(__file__).parents[1] / "src"
 BRIEF = Config(grace_seconds=0.2)
-
-
-@pytest.fixture(params=KINDS)
-def config(request: pytest.FixtureRequest) -> Config:
-    return Config(transport=request.param)
-
-
-@pytest.fixture
-def complaints() -> Iterator[list[logging.LogRecord]]:
-    """What the loops log: each is an exception that got out of a callback."""
-    found: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = found.append  # type: ignore[method-assign]
-    logging.getLogger("asyncio").addHandler(handler)
-    yield found
-    logging.getLogger("asyncio").removeHandler(handler)
-
-
-def echo_app() -> App[None, None]:
-    app = App()
-
-    @app.on(bytes)
-    async def echo(session: Session[None], data: bytes) -> None:
-        await session.send(data)
-
-    return app
-
-
-async def echoed(session: Session[Any]) -> bool:
-    await session.send(b"x")
-    return await session.receive(bytes, timeout=10) == b"x"
 
 
 def managers_timers(loop: Any) -> list[Any]:

@@ -7,8 +7,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -29,42 +28,8 @@ from aerogram.core.handshake import ClientSecurity
 from aerogram.core.wire import Mode
 from aerogram.io import network as network_module
 from aerogram.io.network import SocketNetwork
+from tests.echo import TRANSPORTS, echo_app, echoed
 from tests.io.fakes import RefusingSocket
-
-Kind = Literal["auto", "batch", "asyncio"]
-KINDS: list[Kind] = ["auto", "batch", "asyncio"]
-
-
-@pytest.fixture(params=KINDS)
-def config(request: pytest.FixtureRequest) -> Config:
-    return Config(transport=request.param)
-
-
-@pytest.fixture
-def complaints() -> Iterator[list[logging.LogRecord]]:
-    """What the loops log: each is an exception that got out of a callback."""
-    found: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = found.append  # type: ignore[method-assign]
-    logging.getLogger("asyncio").addHandler(handler)
-    yield found
-    logging.getLogger("asyncio").removeHandler(handler)
-
-
-def echo_app(**options: Any) -> App[None, None]:
-    app: App[None, None] = App(**options)
-
-    @app.on(bytes)
-    async def echo(session: Session[None], data: bytes) -> None:
-        await session.send(data)
-
-    return app
-
-
-async def echoed(session: Session[Any], data: bytes = b"x") -> bool:
-    await session.send(data)
-    return await session.receive(bytes, timeout=10) == data
-
 
 # What the application does wrong
 
@@ -354,7 +319,7 @@ async def test_a_thousand_idle_sessions_share_one_timer() -> None:
 
 async def test_the_port_of_a_server_is_its_own_on_every_transport(config: Config) -> None:
     async with serve(echo_app(), config=config) as server:
-        for kind in KINDS:
+        for kind in TRANSPORTS:
             with pytest.raises(OSError, match="in use"):
                 await serve(echo_app(), "127.0.0.1", server.port, config=Config(transport=kind))
     shared = SocketNetwork(config, reuse_port=True)

@@ -34,23 +34,9 @@ from aerogram import (
     write_identity,
 )
 from aerogram.address import encode_key, parse_server_address
+from tests.echo import echo_app, echoed
 
 HASTY = Config(handshake_timeout_seconds=0.4)
-
-
-def echo_app() -> App[None, None]:
-    app = App()
-
-    @app.on(bytes)
-    async def echo(session: Session[None], data: bytes) -> None:
-        await session.send(data)
-
-    return app
-
-
-async def echoed(session: Session[Any]) -> bool:
-    await session.send(b"x")
-    return await session.receive(bytes, timeout=5) == b"x"
 
 
 async def test_the_address_of_a_server_is_all_a_client_needs() -> None:

@@ -22,13 +22,13 @@ from aerogram.io.endpoint import DatagramEndpoint
 from aerogram.io.network import Network
 from aerogram.io.opening import open_endpoint
 from aerogram.io.tracing import Observer
+from aerogram.loglimit import LogLimit
 from aerogram.routes import Handler
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 DATAGRAMS_PER_TURN: Final = 64
 """Others run after this many datagrams, even if a handler never waits."""
-LOG_LINES_PER_SECOND: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,7 @@ class DatagramWorker:
         self.handler_errors = 0
         self._route = route
         self._logger = logger
-        self._lines_left = LOG_LINES_PER_SECOND
-        self._lines_since = 0.0
+        self._log_limit = LogLimit()
 
     async def run(self) -> None:
         """Work until the endpoint is closed."""
@@ -73,20 +72,12 @@ class DatagramWorker:
             self.rejected += 1
         except Exception:  # the one place where these handlers' errors end
             self.handler_errors += 1
-            if self._may_log():
+            if self._log_limit.allows(asyncio.get_running_loop().time()):
                 self._logger.exception(
                     "the handler %s failed for a datagram of %s",
                     self._route.name,
                     datagram.address,
                 )
-
-    def _may_log(self) -> bool:
-        now = asyncio.get_running_loop().time()
-        if now >= self._lines_since + 1.0:
-            self._lines_since = now
-            self._lines_left = LOG_LINES_PER_SECOND
-        self._lines_left -= 1
-        return self._lines_left >= 0
 
 
 @asynccontextmanager

@@ -42,6 +42,7 @@ from aerogram.errors import (
 )
 from aerogram.io.protocol import PacketProtocol
 from aerogram.lifecycle import STOPS_LOOP
+from aerogram.loglimit import LogLimit
 from aerogram.session import Session
 from aerogram.timers import DeadlineTimers
 
@@ -56,9 +57,6 @@ SessionEvent = (
     MessagesReceived | MessageRefused | PolicyFailed | ChannelHasRoom | Drained | SessionEnded
 )
 """What a session is told."""
-
-LOG_LINES_PER_SECOND: Final = 10
-"""Handler errors beyond this are counted and not logged."""
 
 LEDGER_CHECK_SECONDS: Final = 5.0
 """In asyncio's debug mode the ledger of each session is checked this often."""
@@ -101,8 +99,7 @@ class SessionManager:
         self._timers = DeadlineTimers(self._loop, self._timeout)
         self._transport: asyncio.DatagramTransport | None = None
         self._protocol: PacketProtocol | None = None
-        self._lines_left = LOG_LINES_PER_SECOND
-        self._lines_since = 0.0
+        self._log_limit = LogLimit()
         self._gone: asyncio.Future[None] | None = None
         self._closing = False
         self._closing_reason = ""
@@ -375,12 +372,7 @@ class SessionManager:
             self._logger.error("%s of the application failed", what, exc_info=error)
 
     def _may_log(self) -> bool:
-        now = self.time()
-        if now >= self._lines_since + 1.0:
-            self._lines_since = now
-            self._lines_left = LOG_LINES_PER_SECOND
-        self._lines_left -= 1
-        return self._lines_left >= 0
+        return self._log_limit.allows(self.time())
 
     def session_finished(self, session: Session[Any]) -> None:
         """A session has ended and its handlers are done."""

@@ -15,7 +15,7 @@ from aerogram.config import Config
 from aerogram.errors import InvalidAddress
 from aerogram.io import network as network_module
 from aerogram.io.network import SocketNetwork
-from aerogram.io.protocol import PacketProtocol, SendsRuns, _LogLimit
+from aerogram.io.protocol import PacketProtocol, SendsRuns
 from tests.io.fakes import LOOPBACK, Recorder, RefusingSocket, descriptors
 
 Kind = Literal["auto", "batch", "asyncio"]
@@ -107,15 +107,6 @@ async def test_no_call_to_a_receiver_lets_its_exception_out(kind: Kind) -> None:
     protocol.connection_lost(None)
     await asyncio.sleep(0)
     assert protocol.stats.receiver_errors == 5
-
-
-def test_ten_lines_a_second_are_logged_and_the_others_counted() -> None:
-    limit = _LogLimit()
-    assert [limit.allows(5.0) for _ in range(12)] == [True] * 10 + [False] * 2
-    assert not limit.allows(5.999)
-    assert limit.allows(6.0)
-    assert limit.take_held_back() == 3
-    assert limit.take_held_back() == 0
 
 
 # Bad addresses

@@ -12,25 +12,16 @@ from typing import Any
 
 import pytest
 
-from aerogram import App, Session, connect, serve
+from aerogram import connect, serve
 from aerogram.address import parse_server_address
 from aerogram.io.interfaces import Interface, InterfaceAddress
 from aerogram.lan import discovery
 from aerogram.lan.discovery import Service, announce, browse
+from tests.echo import echo_app
 
 pytest.importorskip("zeroconf")
 
 LOOPBACK = ["127.0.0.1"]
-
-
-def echo_app() -> App[None, None]:
-    app = App()
-
-    @app.on(bytes)
-    async def echo(session: Session[None], data: bytes) -> None:
-        await session.send(data)
-
-    return app
 
 
 async def found(services: AsyncIterator[Service], name: str, *, gone: bool = False) -> Service:

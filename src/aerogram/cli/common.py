@@ -132,6 +132,21 @@ def connecting(options: argparse.Namespace, **how: Any) -> connect[Any]:
     return connect(host, port, psk=psk, insecure=options.insecure, timeout=options.timeout, **how)
 
 
+def run_with_server(
+    name: str,
+    options: argparse.Namespace,
+    command: Callable[[connect[Any], argparse.Namespace], Coroutine[Any, Any, int]],
+    **how: Any,
+) -> int:
+    """As `run_command` for what is done with the server that the user named."""
+    try:
+        server = connecting(options, **how)
+    except (OSError, ValueError) as error:
+        complain(name, error)
+        return WRONG_USAGE
+    return run_command(name, command(server, options), options.loop)
+
+
 def add_loop_option(parser: argparse.ArgumentParser) -> None:
     """Let the user choose the event loop; uvloop is the default where it is installed."""
     loops = ["asyncio", "uvloop"] if find_spec("uvloop") else ["asyncio"]

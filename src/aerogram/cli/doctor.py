@@ -24,10 +24,9 @@ from aerogram.cli.common import (
     add_loop_option,
     add_server_options,
     complain,
-    connecting,
     format_address,
     patience,
-    run_command,
+    run_with_server,
     seconds,
 )
 
@@ -134,12 +133,7 @@ def run(options: argparse.Namespace) -> int:
         return WRONG_USAGE
     quiet = logging.getLogger("aerogram.doctor")
     quiet.setLevel(logging.CRITICAL)  # that the probes are refused is expected
-    try:
-        server = connecting(options, logger=quiet)
-    except (OSError, ValueError) as error:
-        complain("doctor", error)
-        return WRONG_USAGE
-    return run_command("doctor", doctor(server, options), options.loop)
+    return run_with_server("doctor", options, doctor, logger=quiet)
 
 
 async def doctor(server: connect[Any], options: argparse.Namespace) -> int:

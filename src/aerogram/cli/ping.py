@@ -15,14 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from aerogram.cli.common import (
     FAILED,
-    WRONG_USAGE,
     add_loop_option,
     add_server_options,
-    complain,
-    connecting,
     count,
     patience,
-    run_command,
+    run_with_server,
     seconds,
 )
 
@@ -46,12 +43,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Ping and print."""
-    try:
-        server = connecting(options)
-    except (OSError, ValueError) as error:
-        complain("ping", error)
-        return WRONG_USAGE
-    return run_command("ping", ping(server, options), options.loop)
+    return run_with_server("ping", options, ping)
 
 
 async def ping(server: connect[Any], options: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ from aerogram.errors import InvalidAddress
 from aerogram.io.protocol import NO_ROOM_ERRORS, PacketProtocol
 from aerogram.io.readers import TRUNCATED_FLAGS
 from aerogram.io.sockets import (
+    ERRORS_OF_EARLIER,
     LARGEST_PAYLOAD_BYTES,
     SOL_UDP,
     UDP_GRO,
@@ -68,19 +69,6 @@ _TARGETS_LIMIT: Final = 16384
 _NO_BUFFERS: Final = frozenset({errno.ENOBUFS, errno.ENOMEM})
 RUN_REFUSED_ERRORS: Final = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP})
 _SOCKET_BROKEN: Final = frozenset({errno.EBADF, errno.ENOTSOCK})
-_FROM_EARLIER_PACKET: Final = frozenset(
-    {
-        errno.ECONNREFUSED,
-        errno.ECONNRESET,
-        errno.EHOSTUNREACH,
-        errno.ENETUNREACH,
-        errno.EMSGSIZE,
-        errno.ENOPROTOOPT,
-        errno.EPROTO,
-    }
-)
-"""ICMP answers to an earlier packet. They take the place of the next send, which then has not
-happened, so it is repeated once."""
 
 _SEGMENT_SIZE: Final = struct.Struct("=H")
 _CONTROL_BYTES: Final = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
@@ -317,7 +305,7 @@ class BatchTransport(asyncio.DatagramTransport):
     def _attempt(self, data: bytes, segment_bytes: int, address: Address | None) -> OSError | None:
         """Call the kernel, and once again if it answered with an error of an earlier packet."""
         error = self._call_kernel(data, segment_bytes, address)
-        if error is None or error.errno not in _FROM_EARLIER_PACKET:
+        if error is None or error.errno not in ERRORS_OF_EARLIER:
             return error
         second_error = self._call_kernel(data, segment_bytes, address)
         if second_error is None or second_error.errno != error.errno:

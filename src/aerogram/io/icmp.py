@@ -25,14 +25,12 @@ from aerogram.io.arrivals import Waiters
 from aerogram.io.datagram import DatagramStats
 from aerogram.io.sockets import Address
 from aerogram.io.tracing import Tracer
+from aerogram.loglimit import LogLimit
 
 _LOGGER: Final = logging.getLogger(__name__)
 
 REPORTS_LIMIT: Final = 256
 """Kept for `endpoint.errors`; beyond, the oldest are dropped and counted."""
-
-SECONDS_BETWEEN_LOG_LINES: Final = 0.1
-"""Anyone can provoke ICMP errors, so a callback that fails must not flood the log."""
 
 READS_PER_TURN: Final = 64
 """Of the error queue; what is left makes the socket readable again."""
@@ -122,7 +120,7 @@ class ErrorReports:
         self._items: deque[IcmpReport] = deque()
         self._waiters = Waiters(loop)
         self._closed = False
-        self._logged_at = float("-inf")
+        self._log_limit = LogLimit()
 
     def __aiter__(self) -> Self:
         return self
@@ -153,10 +151,8 @@ class ErrorReports:
             callback(report)
         except Exception:
             self._stats.callback_errors += 1
-            now = self._loop.time()
-            if now - self._logged_at >= SECONDS_BETWEEN_LOG_LINES:
-                self._logged_at = now
-                _LOGGER.exception("on_error failed")
+            if self._log_limit.allows(self._loop.time()):
+                _LOGGER.exception("on_error failed")  # anyone can provoke ICMP errors
 
     def close(self) -> None:
         """End the iteration; reports that are there can still be taken."""

@@ -21,10 +21,9 @@ from typing import Final, Protocol, cast, runtime_checkable
 from aerogram.config import Config
 from aerogram.io.sockets import Address, check_target
 from aerogram.io.tracing import TracedReceiver, Tracer
+from aerogram.loglimit import LogLimit
 
 _LOGGER: Final = logging.getLogger(__name__)
-
-_LOG_LINES_PER_SECOND: Final = 10
 
 NO_ROOM_ERRORS: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ENOMEM})
 """The system has no room for a packet now."""
@@ -120,7 +119,7 @@ class PacketProtocol(asyncio.DatagramProtocol):
         self._family: int | None = None
         self._checked_target: object = self
         self._completion_scheduled = False
-        self._log = _LogLimit()
+        self._log = LogLimit()
         self.tracer: Tracer | None = None
         """Who is told of every datagram, if anybody."""
 
@@ -335,28 +334,3 @@ class PacketProtocol(asyncio.DatagramProtocol):
 def _nothing_held() -> int:
     """Answer for a transport without a buffer, such as a simulated one."""
     return 0
-
-
-class _LogLimit:
-    """At most ten lines in any second that starts with one; the rest are counted."""
-
-    __slots__ = ("_held_back", "_lines", "_second_began")
-
-    def __init__(self) -> None:
-        self._second_began = float("-inf")
-        self._lines = 0
-        self._held_back = 0
-
-    def allows(self, now: float) -> bool:
-        if now - self._second_began >= 1.0:
-            self._second_began = now
-            self._lines = 0
-        if self._lines >= _LOG_LINES_PER_SECOND:
-            self._held_back += 1
-            return False
-        self._lines += 1
-        return True
-
-    def take_held_back(self) -> int:
-        held_back, self._held_back = self._held_back, 0
-        return held_back

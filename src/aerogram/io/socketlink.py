@@ -28,7 +28,7 @@ from aerogram.io.links import (
     not_bytes,
 )
 from aerogram.io.readers import make_reader
-from aerogram.io.sockets import can_send_runs, enable_receive_runs
+from aerogram.io.sockets import ERRORS_OF_EARLIER, can_send_runs, enable_receive_runs
 from aerogram.io.writers import ADDRESSES_PER_CALL, make_writer
 
 DATAGRAMS_PER_TURN: Final = 256
@@ -37,19 +37,6 @@ DATAGRAMS_PER_TURN: Final = 256
 _NO_ROOM: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK})
 _NO_BUFFERS: Final = frozenset({errno.ENOBUFS, errno.ENOMEM})
 _BROKEN: Final = frozenset({errno.EBADF, errno.ENOTSOCK})
-_FROM_EARLIER: Final = frozenset(
-    {
-        errno.ECONNREFUSED,
-        errno.ECONNRESET,
-        errno.EHOSTUNREACH,
-        errno.ENETUNREACH,
-        errno.EMSGSIZE,
-        errno.ENOPROTOOPT,
-        errno.EPROTO,
-        errno.EACCES,
-    }
-)
-"""ICMP errors of an earlier datagram take the place of the next send, which is then repeated."""
 
 
 class SocketLink:
@@ -220,7 +207,7 @@ class SocketLink:
         count: int = 1,
     ) -> bool:
         """As `Link.try_again`."""
-        if error.errno in _FROM_EARLIER:
+        if error.errno in ERRORS_OF_EARLIER:
             self._fetch_reports()
             try:
                 size = self._socket.sendmsg((data,), control or (), 0, target)

@@ -25,6 +25,21 @@ Address = tuple[str, int] | tuple[str, int, int, int]
 LARGEST_PAYLOAD_BYTES: Final = 65507
 """65 535 less the IPv4 and UDP headers; IPv6 would take 20 more."""
 
+ERRORS_OF_EARLIER: Final = frozenset(
+    {
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.EMSGSIZE,
+        errno.ENOPROTOOPT,
+        errno.EPROTO,
+        errno.EACCES,  # what IPv6 makes of "administratively prohibited"
+    }
+)
+"""ICMP answers to an earlier datagram. They take the place of the next send, which then has not
+happened, so it is repeated once."""
+
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
 UDP_GRO: Final = 104
