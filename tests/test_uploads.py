@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from random import Random
@@ -13,8 +14,6 @@ import pytest
 from aerogram import (
     App,
     Config,
-    InvalidMessage,
-    Message,
     Rejected,
     Request,
     RequestFailed,
@@ -34,10 +33,6 @@ class Store(Upload[bytes], tag=1):
 
 class Ask(Request[int], tag=2):
     pass
-
-
-class Say(Message, tag=3):
-    text: str
 
 
 SMALL = Config(
@@ -351,6 +346,65 @@ def test_a_handler_may_end_an_upload_before_its_content(how: str) -> None:
     simulate(main(), limit=60.0)
 
 
+def test_a_source_that_fails_to_close_does_not_hide_the_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def stubborn() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield bytes(1000)
+        finally:
+            raise ZeroDivisionError
+
+    async def main() -> bytes:
+        network = Network(seed=1, link=Link(delay=0.01))
+        app: App[None, None] = App()
+
+        @app.answers(Store)
+        async def store(session: Session[None], request: Store) -> bytes:
+            return await anext(request.chunks)
+
+        async with (
+            serve(app, "server", 1, network=network) as server,
+            connect(server.address, network=network) as session,
+        ):
+            return await session.upload(Store("x"), stubborn())
+
+    assert simulate(main()) == bytes(1000)
+    gc.collect()
+    assert caplog.records == []
+
+
+def test_a_server_uploads_to_a_client_with_handlers() -> None:
+    async def main() -> None:
+        network = Network(seed=1, link=Link(delay=0.01))
+        shelf = Shelf()
+        async with (
+            serve(App(), "server", 1, network=network) as server,
+            connect(server.address, app=shelf.app, network=network) as client,
+        ):
+            await client.ping()
+            [session] = server.sessions
+            digest = await session.upload(Store("x"), bytes(1_000_000))
+            assert digest == hashlib.sha256(bytes(1_000_000)).digest()
+
+    simulate(main())
+
+
+def test_a_client_without_handlers_says_that_it_takes_no_uploads() -> None:
+    async def main() -> None:
+        network = Network(seed=1, link=Link(delay=0.01))
+        async with (
+            serve(App(), "server", 1, network=network) as server,
+            connect(server.address, network=network) as client,
+        ):
+            await client.ping()
+            with pytest.raises(RequestFailed, match="nobody answers"):
+                await server.sessions[0].upload(Store("x"), bytes(1_000_000))
+
+    simulate(main())
+
+
 def test_there_are_no_more_uploads_than_there_is_memory_for() -> None:
     """What an upload may hold counts as an unfinished record: one of 64 KiB here."""
 
@@ -417,48 +471,3 @@ def test_a_slow_upload_holds_up_no_other() -> None:
             await asyncio.wait(slow)
 
     simulate(main(), limit=60.0)
-
-
-@pytest.mark.parametrize("content", ["text", bytearray(2), 7, [b"x", "y"], None])
-def test_content_that_is_no_bytes_is_refused_here(content: Any) -> None:
-    async def main() -> None:
-        network = Network(seed=1)
-        async with (
-            serve(Shelf().app, "server", 1, network=network) as server,
-            connect(server.address, network=network) as session,
-        ):
-            with pytest.raises(InvalidMessage, match="content is bytes, or what yields bytes"):
-                await session.upload(Store("x"), content)
-
-    simulate(main())
-
-
-def test_mistakes_are_named() -> None:
-    with pytest.raises(TypeError, match="`chunks` is the content"):
-
-        class Bad(Upload[int]):
-            chunks: int
-
-    with pytest.raises(RuntimeError, match="for the handler"):
-        _ = Store("x").chunks
-
-    async def main() -> None:
-        network = Network(seed=1)
-        async with (
-            serve(Shelf().app, "server", 1, network=network) as server,
-            connect(server.address, network=network) as session,
-        ):
-            with pytest.raises(InvalidMessage, match=r"session\.upload"):
-                await session.send(Store("x"))
-            with pytest.raises(InvalidMessage, match=r"session\.request"):
-                await session.upload(Ask(), b"")  # type: ignore[arg-type]
-            with pytest.raises(InvalidMessage, match=r"session\.upload"):
-                await session.request(Store("x"))  # type: ignore[arg-type]
-            with pytest.raises(RequestFailed, match="nobody answers"):
-                await session.upload(Unknown(), b"")
-
-    simulate(main())
-
-
-class Unknown(Upload[int], tag=9):
-    pass

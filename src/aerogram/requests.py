@@ -257,10 +257,10 @@ class Requests:
                 await task
             await asked.changed
         finally:
-            if task.cancel():
-                await asyncio.wait([task])
-            elif asked.changed.done() and not task.cancelled():
-                task.exception()  # the answer says more
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # so that it is known to have been seen: what is raised says more
 
     # -- what comes back
 
