@@ -106,6 +106,28 @@ def test_a_record_with_a_broken_key_is_not_shown(key: bytes) -> None:
     assert discovery.service_of(record) is None
 
 
+class Change:
+    name = "Removed"
+
+
+async def test_what_nobody_looks_at_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "SERVICES_LIMIT", 3)
+    nothing: Any = None
+    browser = discovery._Browser(nothing)
+    for number in range(5):
+        for port in (1, 2):
+            name, found = f"s{number}", Service(f"s{number}", (), {"port": str(port)})
+            browser._known[name] = found
+            browser._show(name, found)
+    shown = [await browser.next() for _ in range(3)]
+    assert [(each.name, each.properties["port"]) for each in shown] == [
+        ("s0", "2"), ("s1", "2"), ("s2", "2"),
+    ]  # fmt: skip
+    removed: Any = Change()
+    browser._on_change(nothing, "", "s1", removed)
+    assert (await browser.next()).is_gone
+
+
 def test_near_addresses_come_first_and_all_carry_the_key(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

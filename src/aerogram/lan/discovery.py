@@ -170,7 +170,9 @@ class _Browser:
     def __init__(self, zeroconf: Zeroconf) -> None:
         self._zeroconf = zeroconf
         self._known: dict[str, Service] = {}
-        self._found: asyncio.Queue[Service] = asyncio.Queue()
+        self._changed: dict[str, Service] = {}
+        """What has not been shown yet, oldest first: of each name only how it is now."""
+        self._has_changed = asyncio.Event()
         self._resolving: dict[str, asyncio.Task[None]] = {}
         self._browser: Any = None
 
@@ -188,7 +190,16 @@ class _Browser:
         await asyncio.gather(*self._resolving.values(), return_exceptions=True)
 
     async def next(self) -> Service:
-        return await self._found.get()
+        while not self._changed:
+            self._has_changed.clear()
+            await self._has_changed.wait()
+        return self._changed.pop(next(iter(self._changed)))
+
+    def _show(self, name: str, service: Service) -> None:
+        if name not in self._changed and len(self._changed) >= SERVICES_LIMIT:
+            return  # nobody looks, and somebody makes up names
+        self._changed[name] = service
+        self._has_changed.set()
 
     def _on_change(
         self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange
@@ -197,7 +208,7 @@ class _Browser:
             known = self._known.pop(name, None)
             if known is not None:
                 gone = Service(known.name, known.server_addresses, known.properties, is_gone=True)
-                self._found.put_nowait(gone)
+                self._show(name, gone)
             return
         if name in self._resolving or len(self._resolving) + len(self._known) >= SERVICES_LIMIT:
             return
@@ -213,7 +224,7 @@ class _Browser:
             service = service_of(info)
             if service is not None and service != self._known.get(name):
                 self._known[name] = service
-                self._found.put_nowait(service)
+                self._show(name, service)
         finally:
             del self._resolving[name]
 
