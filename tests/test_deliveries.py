@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from aerogram import (
     delivery,
     serve,
 )
+from aerogram.core.outgoing import Outgoing
 from aerogram.lab import Link, Network, simulate
 
 
@@ -110,6 +112,22 @@ def test_a_receipt_says_that_a_newer_message_came_first() -> None:
         assert listener.positions == [4]
 
     simulate(main(), limit=60.0)
+
+
+def test_a_receipt_is_the_message_itself_and_costs_nothing_more() -> None:
+    async def main() -> None:
+        network = Network(seed=1)
+        async with (
+            serve(Listener().app, "server", 1, network=network) as server,
+            connect(server.address, network=network) as session,
+        ):
+            receipt = await session.send(b"unobserved")
+            assert session.outbox.channel_of(bytes).queue[0] is receipt
+            assert sys.getsizeof(receipt) == sys.getsizeof(Outgoing(b"unobserved", None))
+            assert receipt.observer is None
+            assert await receipt is Outcome.DELIVERED
+
+    simulate(main())
 
 
 def test_a_group_keeps_to_the_delivery_of_what_it_sends() -> None:
