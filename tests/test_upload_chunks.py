@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from aerogram import DecodeError, RequestFailed
+from aerogram import DecodeError
 from aerogram.messages import Chunk
 from aerogram.uploads import Chunks
 
@@ -40,7 +40,7 @@ async def test_chunks_are_put_in_order_and_room_follows_what_was_taken() -> None
         [Chunk(place, bytes(300)) for place in range(1, 5)],
     ],
 )
-async def test_a_peer_that_sends_more_than_there_is_room_for_ends_its_upload(
+async def test_a_peer_that_sends_more_than_there_is_room_for_is_told(
     chunks_sent: list[Chunk],
 ) -> None:
     chunks = Chunks(1000, lambda _: None)
@@ -50,8 +50,7 @@ async def test_a_peer_that_sends_more_than_there_is_room_for_ends_its_upload(
         chunks.arrived(each)
     with pytest.raises(DecodeError):
         chunks.arrived(chunks_sent[-1])
-    with pytest.raises(RequestFailed, match="room"):
-        await taking
+    taking.cancel()
 
 
 async def test_content_that_comes_twice_counts_once() -> None:

@@ -252,11 +252,17 @@ class Answering:
     # -- uploads
 
     def content(self, payload: bytes) -> None:
-        """Some content of an upload came. Raises `DecodeError`."""
+        """Some content of an upload came. Raises `DecodeError`, and cancels its handler then."""
         identity, chunk = codec.decode_chunk(payload)
         chunks = self._uploads.get(identity)
-        if chunks is not None:  # else its handler has ended, and its sender learns it
+        if chunks is None:
+            return  # its handler has ended, and its sender learns it
+        try:
             chunks.arrived(chunk)
+        except DecodeError:
+            if identity in self._running:
+                _cut(self._running[identity][0])
+            raise
 
     async def _take_upload(
         self, question: Question, route: Route, request: Any, deadline: float | None

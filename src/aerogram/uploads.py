@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aerogram import messages as codec
 from aerogram.config import MESSAGE_OVERHEAD_BYTES
-from aerogram.errors import DecodeError, InvalidMessage, RequestFailed
+from aerogram.errors import DecodeError, InvalidMessage
 
 if TYPE_CHECKING:
     from aerogram.session import Session
@@ -64,14 +64,13 @@ class Chunks:
     # -- what comes
 
     def arrived(self, chunk: codec.Chunk) -> None:
-        """Take what came. Raises `DecodeError` for more than there was room for."""
+        """Take what came. Raises `DecodeError` for more than there was room for, or twice."""
         if chunk.data is None:
             self._end = chunk.place
         else:
             cost = len(chunk.data) + MESSAGE_OVERHEAD_BYTES
             # Places that overlap would let a peer fill the room many times over.
             if chunk.place + cost > self._limit or self._held_cost + cost > self._window:
-                self.fail(RequestFailed("the peer sent more content than there was room for"))
                 raise DecodeError("more content came than there was room for")
             if chunk.place < self._next or chunk.place in self._held:
                 raise DecodeError("content came twice")
@@ -80,11 +79,10 @@ class Chunks:
         self._wake()
 
     def fail(self, error: Exception) -> None:
-        """Nothing more can be taken; the first error counts."""
-        if self._error is None:
-            self._error = error
-            self._held.clear()
-            self._wake()
+        """Nothing more can be taken."""
+        self._error = error
+        self._held.clear()
+        self._wake()
 
     def _wake(self) -> None:
         if self._arrived is not None and not self._arrived.done():
