@@ -13,25 +13,17 @@ from aerogram.core.channel import ChannelSpec
 from aerogram.core.delivery import preset
 from aerogram.core.endpoint import Endpoint
 from aerogram.core.events import ConnectFailure
-from aerogram.core.handshake import CIPHERS, ClientSecurity, ServerSecurity
+from aerogram.core.handshake import CIPHERS, ServerSecurity
 from aerogram.core.keys import Aead, Identity, mac1, mac1_key, psk_identifier
 from aerogram.core.noise import HandshakeState
 from aerogram.core.wire import Mode
 from aerogram.errors import NoCommonCipher
 from aerogram.lab.link import Link
 from aerogram.lab.pair import Pair, Side
+from tests.core.parties import CLIENT, CLIENT_IDENTITY, PSK, SECURITY, SERVER, SERVER_IDENTITY
 
 AES: Cipher = "aes-256-gcm"
 CHACHA: Cipher = "chacha20-poly1305"
-CLIENT, SERVER = ("192.0.2.1", 1), ("192.0.2.2", 2)
-SERVER_IDENTITY = Identity.from_private_bytes(bytes(range(32)))
-CLIENT_IDENTITY = Identity.from_private_bytes(bytes(range(32, 64)))
-PSK = bytes(range(64, 96))
-SECURITY = {
-    Mode.INSECURE: ClientSecurity(Mode.INSECURE),
-    Mode.PSK: ClientSecurity(Mode.PSK, psk=PSK),
-    Mode.PINNED: ClientSecurity(Mode.PINNED, CLIENT_IDENTITY, SERVER_IDENTITY.public_bytes),
-}
 SECRET = [Mode.PSK, Mode.PINNED]
 
 

@@ -12,23 +12,12 @@ from aerogram.core import handshake as handshakes
 from aerogram.core import wire
 from aerogram.core.endpoint import Endpoint
 from aerogram.core.events import SessionOpened
-from aerogram.core.handshake import ClientHandshake, ClientSecurity, ServerSecurity
-from aerogram.core.keys import Aead, Identity, checksummed
+from aerogram.core.handshake import ClientHandshake, ServerSecurity
+from aerogram.core.keys import Aead, checksummed
 from aerogram.core.noise import HandshakeState
 from aerogram.core.wire import Mode
 from aerogram.errors import DecodeError
-
-CLIENT, SERVER = ("192.0.2.1", 1), ("192.0.2.2", 2)
-SERVER_IDENTITY = Identity.from_private_bytes(bytes(range(32)))
-CLIENT_IDENTITY = Identity.from_private_bytes(bytes(range(32, 64)))
-PSK = bytes(range(64, 96))
-SECURITY = {
-    Mode.INSECURE: ClientSecurity(Mode.INSECURE),
-    Mode.PSK: ClientSecurity(Mode.PSK, psk=PSK),
-    Mode.PINNED: ClientSecurity(
-        Mode.PINNED, identity=CLIENT_IDENTITY, server_key=SERVER_IDENTITY.public_bytes
-    ),
-}
+from tests.core.parties import CLIENT, CLIENT_IDENTITY, PSK, SECURITY, SERVER, SERVER_IDENTITY
 
 
 class Pair:
