@@ -204,6 +204,36 @@ def test_a_key_that_fails_at_the_receiver_refuses_the_message(
     assert any("prices" in record.getMessage() for record in caplog.records)
 
 
+def test_an_app_has_256_channels_of_its_own_beside_those_of_the_library() -> None:
+    own = [Channel(f"channel {number}", delivery.ordered()) for number in range(256)]
+
+    async def main() -> None:
+        network = Network(seed=1, link=LOSSY)
+        app: App[None, None] = App(channels=own)
+        seen: set[int] = set()
+
+        @app.on(int)
+        async def see(session: Session[None], number: int) -> None:
+            seen.add(number)
+            await session.send(number, via=own[number])
+
+        @app.answers(Ask)
+        async def answer(session: Session[None], ask: Ask) -> int:
+            return len(seen)
+
+        async with (
+            serve(app, "server", 1, network=network) as server,
+            connect(server.address, network=network) as session,
+        ):
+            for number, channel in enumerate(own):
+                await session.deliver(number, via=channel)
+            echoed = {await session.receive(int, timeout=5.0) for _ in own}
+            assert echoed == {*range(256)}
+            assert await session.request(Ask()) == 256
+
+    simulate(main())
+
+
 # -- full queues, rates, budgets
 
 

@@ -135,9 +135,10 @@ class Config:
     send_queue_bytes: int = 1024 * 1024
     """The same in bytes; one larger record is let in when the queue is empty."""
 
-    channels_per_session: int = 256
-    """Channels that a peer may announce; each may hold a window of what waits. The same limit holds
-    for what this side opens, for its peer is likely to have the same."""
+    channels_per_session: int = 512
+    """Channels that a peer may announce, those of its app and a few of the library's; each may hold
+    a window of what waits, and all together `unread_bytes_per_session`. The same limit holds for
+    what this side opens, for its peer is likely to have the same."""
 
     congestion_window_bytes: int = 256 * 1024
     """Bytes in flight of the fixed-window congestion controller."""
