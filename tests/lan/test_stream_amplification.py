@@ -90,6 +90,6 @@ def test_a_member_whose_repairs_never_come_is_repaired_ever_more_rarely() -> Non
     world.run(120)
     assert good.messages == PAYLOADS
     repaired = [at for at, datagram in world.sent if datagram[0] == wire.REPAIR]
-    assert len(repaired) < 3 * 130
+    assert len(repaired) < 3 * 170
     per_minute = Counter(at // 60 for at in repaired)
     assert per_minute[1] <= per_minute[0]

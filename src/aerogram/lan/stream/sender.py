@@ -29,8 +29,8 @@ COLLECT_ROUND_TRIPS: Final = 0.5
 """From the first NACK to the first repair: what others lack as well is repaired together."""
 CROSSING_ROUND_TRIPS: Final = 1.0
 """A NACK that comes so soon after a repair was sent before it was received."""
-PROMPT_REPAIRS: Final = 8
-"""So often a packet is repaired as soon as it is asked for: who loses 60 % lacks 2 % after that.
+PROMPT_REPAIRS: Final = 32
+"""So often a packet is repaired as soon as it is asked for: who loses 80 % lacks one in 1 000 then.
 Who still does may never get it, as a member behind a smaller MTU does; each further repair waits
 twice as long as the one before..."""
 REPAIR_PAUSE_SECONDS_MAX: Final = 1.0
