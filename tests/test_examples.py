@@ -121,6 +121,16 @@ def test_shared_clock() -> None:
     assert sorted(lines) == ["ada", "ben"]
 
 
+def test_who_is_there() -> None:
+    finished = subprocess.run(
+        [sys.executable, "who_is_there.py"], cwd=EXAMPLES, capture_output=True, text=True,
+        timeout=60, check=True,
+    )  # fmt: skip
+    lines = finished.stdout.splitlines()
+    assert sorted(lines[:2]) == ["kitchen 22.0", "studio 24.0"]
+    assert 1 <= lines[2:].count("version 7") == len(lines[2:]) <= 3
+
+
 def test_capture(tmp_path: Path) -> None:
     path = tmp_path / "datagrams.pcapng"
     finished = subprocess.run(
