@@ -10,6 +10,9 @@ import pytest
 
 from aerogram import (
     App,
+    Channel,
+    Config,
+    Identity,
     InvalidAddress,
     Outcome,
     Rejected,
@@ -18,6 +21,7 @@ from aerogram import (
     Session,
     Stream,
     connect,
+    delivery,
     serve,
 )
 from aerogram.address import encode_key
@@ -166,3 +170,53 @@ def test_nor_is_it_in_an_address(key: bytes) -> None:
         connect(f"aerogram://127.0.0.1:9/#k={encode_key(key)}")
     with pytest.raises(InvalidAddress, match="server key"):
         connect("127.0.0.1", 9, server_key=encode_key(key))
+
+
+# -- other arguments
+
+
+def test_an_argument_of_another_type_is_told_by_name() -> None:
+    wrong: Any
+    for wrong in (App, None, "module:app", {}):
+        with pytest.raises(TypeError, match=r"^serve\(\) takes an App, not"):
+            serve(wrong)
+    for wrong in ({}, 5, Config):
+        with pytest.raises(TypeError, match=r"^config= takes a Config, not"):
+            serve(app(), config=wrong)
+        with pytest.raises(TypeError, match=r"^config= takes a Config, not"):
+            connect("127.0.0.1", 9, insecure=True, config=wrong)
+    for wrong in (bytes(32), "server.key", Identity):
+        with pytest.raises(TypeError, match=r"^identity= takes an Identity, not"):
+            serve(app(), identity=wrong)
+        with pytest.raises(TypeError, match=r"^identity= takes an Identity, not"):
+            connect("127.0.0.1", 9, server_key=bytes(range(32)), identity=wrong)
+    wrong = App
+    with pytest.raises(TypeError, match=r"^app= takes an App, not"):
+        connect("127.0.0.1", 9, insecure=True, app=wrong)
+    wrong = 5
+    for what in ({"channels": wrong}, {"middleware": wrong}):
+        with pytest.raises(TypeError, match="= takes a list, not 5"):
+            App(**what)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"priority": "high"},
+        {"priority": math.nan},
+        {"priority": 1001},
+        {"weight": "2"},
+        {"weight": 1.5},
+        {"weight": 0},
+        {"weight": 257},
+        {"queue_messages": 0},
+        {"queue_messages": 1.5},
+        {"queue_messages": True},
+        {"queue_bytes": -1},
+        {"queue_bytes": "1000"},
+    ],
+)
+def test_a_number_of_a_channel_is_told_by_name(wrong: dict[str, Any]) -> None:
+    [name] = wrong
+    with pytest.raises((ValueError, TypeError), match=f"^{name} is "):
+        Channel("numbers", delivery.ordered(), **wrong)

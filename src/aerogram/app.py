@@ -113,12 +113,12 @@ class App(Generic[DepsT, StateT]):
         channels: Iterable[Channel] = (),
         middleware: Iterable[Middleware] = (),
     ) -> None:
-        middleware = [*middleware]
+        middleware = _listed("middleware=", middleware)
         for layer in middleware:
             check_coroutine_function(layer, "middleware")
         _check_lifespan(lifespan)
         _check_session_state(session_state)
-        self.channels = Channels(channels, self._decode)
+        self.channels = Channels(_listed("channels=", channels), self._decode)
         self.lifespan = lifespan
         self.session_state = session_state
         self.routes = RouteTable()
@@ -467,6 +467,13 @@ def _is_stream(kind: type[Any], handler: Callable[..., Any]) -> bool:
             f"{name_of(handler)} does not"
         )
     return True
+
+
+def _listed(name: str, values: Iterable[MadeT]) -> list[MadeT]:
+    given: object = values
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        raise TypeError(f"{name} takes a list, not {given!r}")
+    return [*values]
 
 
 def _check_lifespan(lifespan: object) -> None:

@@ -35,6 +35,7 @@ from aerogram.manager import SessionManager
 from aerogram.security import (
     Insecure,
     check_insecure,
+    check_is,
     check_psk,
     check_server_key,
     not_loopback,
@@ -82,7 +83,8 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
     that looks into messages, as `latest` does, needs it. `timeout` bounds the handshake in seconds
     (default: `config.handshake_timeout_seconds`). `trace` is told of every datagram, as in `serve`.
 
-    Raises `ServerIdentityRequired`, `InvalidAddress`, `InsecureRefused`; on entering
+    Raises `ServerIdentityRequired`, `InvalidAddress`, `InsecureRefused`, `TypeError` or
+    `ValueError` for another argument that cannot be; on entering
     `HandshakeTimeout` (a `ConnectFailed` and `TimeoutError`), `NoCommonCipher` (a `ConnectFailed`),
     or `OSError` for an unknown name.
     """
@@ -104,6 +106,9 @@ class connect(Generic[StateT]):  # noqa: N801  used as a function: `async with c
         logger: Logger | None = None,
         trace: Observer | None = None,
     ) -> None:
+        check_is("app=", app, App)
+        check_is("config=", config, Config)
+        check_is("identity=", identity, Identity)
         self._targets = _targets(address, port)
         target = self._targets[0]
         if isinstance(server_key, str):

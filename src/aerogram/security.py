@@ -1,4 +1,4 @@
-"""What `serve` and `connect` both check about secrets and plain text."""
+"""What `serve` and `connect` both check: their arguments' types, secrets and plain text."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from aerogram.errors import CryptoError, InvalidAddress
 Insecure = bool | Literal["anywhere"]
 """False, True for plain text on loopback, or "anywhere" to force it."""
 PSK_BYTES: Final = 32
+
+
+def check_is(name: str, value: object, kind: type, *, optional: bool = True) -> None:
+    """Raise `TypeError` for an argument of another type; None stands for one not given."""
+    if isinstance(value, kind) or (optional and value is None):
+        return
+    raise TypeError(f"{name} takes {_with_article(kind.__name__)}, not {value!r}")
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
 
 
 def check_psk(psk: bytes) -> None:

@@ -35,7 +35,7 @@ from aerogram.io.protocol import TransportStats
 from aerogram.io.sockets import Address, checked_address, is_loopback
 from aerogram.io.tracing import Observer, check_trace
 from aerogram.manager import SessionManager
-from aerogram.security import Insecure, check_insecure, check_psk, not_loopback
+from aerogram.security import Insecure, check_insecure, check_is, check_psk, not_loopback
 from aerogram.session import Session
 from aerogram.typevars import DepsT, StateT
 
@@ -143,7 +143,8 @@ class serve(Generic[DepsT, StateT]):  # noqa: N801  used as a function: `async w
     datagram: an `aerogram.lab.Trace`, or what else is an `Observer` of `aerogram.io.tracing`.
 
     Raises `InvalidAddress`, `InsecureRefused`, `ValueError` for a psk of another size or a trace
-    besides a network, which has its own, or the `OSError` of the bind.
+    besides a network, which has its own, `TypeError` for an argument of another type, or the
+    `OSError` of the bind.
 
     After `await serve(...)` it is the caller who closes the server.
     """
@@ -163,6 +164,9 @@ class serve(Generic[DepsT, StateT]):  # noqa: N801  used as a function: `async w
         trace: Observer | None = None,
     ) -> None:
         checked_address(host, port, to_bind=True)
+        check_is("serve()", app, App, optional=False)
+        check_is("config=", config, Config)
+        check_is("identity=", identity, Identity)
         if psk is not None:
             check_psk(psk)
         self._app = app

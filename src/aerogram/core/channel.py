@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
-from aerogram.config import Config
+from aerogram.config import RANGES, Config, Range
 from aerogram.core import wire
 from aerogram.core.delivery import Delivery, UntilAcknowledged
 from aerogram.core.incoming import ReceiveChannel
@@ -36,6 +36,9 @@ are superseded by the new one, or its sender gets an error."""
 
 COMPACT_AFTER: Final = 64
 """So many ended messages may lie in a queue before it is looked through for them."""
+
+PRIORITY_LIMIT: Final = 1000
+"""Either way from the usual priority, 0."""
 
 WEIGHT_LIMIT: Final = 256
 """A channel may send so much more than another of its priority; the other waits meanwhile."""
@@ -63,12 +66,12 @@ class ChannelSpec:
         if self.when_full not in get_args(WhenFull):
             choices = ", ".join(get_args(WhenFull))
             raise ValueError(f"when_full is one of {choices}, not {self.when_full!r}")
-        if not 1 <= self.weight <= WEIGHT_LIMIT:
-            raise ValueError(f"weight is 1 to {WEIGHT_LIMIT}, not {self.weight}")
+        Range(-PRIORITY_LIMIT, PRIORITY_LIMIT).check("priority", self.priority)
+        Range(1, WEIGHT_LIMIT).check("weight", self.weight)
         for name in ("queue_messages", "queue_bytes"):
             limit = getattr(self, name)
-            if limit is not None and limit < 1:
-                raise ValueError(f"{name} is at least 1, not {limit}")
+            if limit is not None:
+                RANGES[f"send_{name}"].check(name, limit)
 
 
 class SendChannel:
