@@ -24,6 +24,7 @@ from aerogram import (
 )
 from aerogram.core.channel import Run
 from aerogram.core.incoming import ReceiveChannel
+from aerogram.inner_session import InnerSession
 from aerogram.lab import Link, Network, simulate
 
 WORKS = Channel("works", delivery.unreliable(), carries=[])
@@ -192,14 +193,14 @@ def test_receive_does_not_return_what_is_late() -> None:
 
 def test_no_deadline_is_kept_longer_than_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
     channels: set[ReceiveChannel] = set()
-    arrived = Session.arrived
+    arrived = InnerSession.arrived
 
-    def noted(self: Session[Any], channel: ReceiveChannel, runs: list[Run]) -> None:
+    def noted(self: InnerSession, channel: ReceiveChannel, runs: list[Run]) -> None:
         if channel.name == "works":
             channels.add(channel)
         arrived(self, channel, runs)
 
-    monkeypatch.setattr(Session, "arrived", noted)
+    monkeypatch.setattr(InnerSession, "arrived", noted)
 
     async def main() -> None:
         app, bench = App(channels=[WORKS]), Bench()

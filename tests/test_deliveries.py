@@ -384,7 +384,7 @@ def test_a_session_tells_what_it_can_take_on() -> None:
                 await session.send(bytes(1000))
             await asyncio.sleep(1.0)
             budget = session.budget(bytes)
-            assert budget.room_messages == 5000 - len(session.outbox.channel_of(bytes).queue)
+            assert budget.room_messages == 5000 - len(session._inner.outbox.channel_of(bytes).queue)
             assert budget.delivered_bytes_per_second == pytest.approx(1_000_000, rel=0.1)
             left = 2000 * 1228 - 1_000_000 - 256 * 1024
             assert budget.queue_delay_seconds == pytest.approx(left / 1e6, rel=0.2)

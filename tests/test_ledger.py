@@ -199,7 +199,7 @@ async def test_debug_mode_names_what_is_off(counter: str, monkeypatch: pytest.Mo
         [peer] = server.sessions
         await asyncio.sleep(0.2)
         assert errors.empty()
-        counts = peer.connection.stats if counter == "messages_sent" else peer.counts
+        counts = peer._inner.connection.stats if counter == "messages_sent" else peer._inner.counts
         setattr(counts, counter, getattr(counts, counter) + 1)
         found = await asyncio.wait_for(errors.get(), 5)
         setattr(counts, counter, getattr(counts, counter) - 1)
@@ -280,15 +280,15 @@ async def test_an_empty_payload_is_refused_and_nothing_else_happens(
 ) -> None:
     app = busy_app()
     async with serve(app) as server, connect(server.address, app=App()) as session:
-        channel = session.outbox.named("default")
+        channel = session._inner.outbox.named("default")
         for name in ("default", "answers"):
-            session.outbox.put_own(name, b"")
+            session._inner.outbox.put_own(name, b"")
         await session.deliver(Say(""), timeout=5)
         [peer] = server.sessions
         assert server.stats.handler_errors == 0
         assert peer.stats.messages_received_refused == 2
         assert peer.stats.balanced
-        peer.outbox.put_own("default", b"")
+        peer._inner.outbox.put_own("default", b"")
         await session.ping()
         await session.ping()
         assert session.stats.messages_received_refused == 1
@@ -301,7 +301,7 @@ async def test_an_empty_payload_does_not_reach_who_receives() -> None:
 
     @app.on_open
     async def talk(session: Session[None]) -> None:
-        session.outbox.put_own("default", b"")
+        session._inner.outbox.put_own("default", b"")
         await session.send(1)
 
     async with serve(app) as server, connect(server.address) as session:

@@ -36,6 +36,27 @@ def test_every_public_name_says_what_it_is() -> None:
                 assert value.__doc__, f"{module.__name__}.{name}"
 
 
+SESSION = """
+    address budget clock close closed deliver emit error incoming_records peer_key ping
+    rate_limit_bytes_per_second receive request send send_nowait state stats stream upload
+    wait_closed watch_incoming
+"""
+
+
+async def test_a_session_shows_what_is_documented() -> None:
+    app = aerogram.App(session_state=dict[str, int])
+    async with (
+        aerogram.serve(app, insecure=True) as server,
+        aerogram.connect(server.address, insecure=True) as session,
+    ):
+        await session.ping()
+        for each in (session, *server.sessions):
+            shown = [name for name in dir(each) if not name.startswith("_")]
+            assert shown == SESSION.split()
+    for name in SESSION.split():
+        assert getattr(aerogram.Session, name).__doc__, name
+
+
 def test_every_error_is_an_aerogram_error() -> None:
     errors = [
         value

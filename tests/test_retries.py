@@ -144,7 +144,7 @@ async def test_a_cancellation_may_overtake_its_request(network: Network) -> None
         serve(shop.app, "server", 1, network=network) as server,
         connect(server.address, network=network) as session,
     ):
-        session.outbox.put_own("answers", codec.encode_cancel(0))
+        session._inner.outbox.put_own("answers", codec.encode_cancel(0))
         await session.ping()
         with pytest.raises(RequestTimeout):
             await session.request(Order(1), timeout=0.1)

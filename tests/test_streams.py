@@ -276,7 +276,7 @@ async def test_a_peer_that_breaks_the_rules_ends_its_own_stream(frame: bytes, er
         for number in range(3):
             assert await anext(prices) == Price(number)
         [peer] = server.sessions
-        peer.outbox.put_own("answers", frame)
+        peer._inner.outbox.put_own("answers", frame)
         with pytest.raises(RequestFailed, match=error):
             await anext(prices)
         assert [price async for price in session.stream(Watch("ACME", 1), timeout=5)] == [Price(0)]
@@ -296,8 +296,8 @@ async def test_frames_for_nothing_that_was_asked_are_harmless() -> None:
             codec.encode_cancel(77),
             codec.encode_item(0, 0, Price(99)),
         ):
-            peer.outbox.put_own("answers", frame)
-            session.outbox.put_own("answers", frame)
+            peer._inner.outbox.put_own("answers", frame)
+            session._inner.outbox.put_own("answers", frame)
         assert await anext(prices) == Price(1)
         await session.ping()
         assert session.stats.balanced and peer.stats.balanced

@@ -21,8 +21,8 @@ from aerogram.messages import Failure, FailureCode, Question
 from aerogram.uploads import Chunks
 
 if TYPE_CHECKING:
+    from aerogram.inner_session import InnerSession
     from aerogram.routes import Route
-    from aerogram.session import Session
 
 ANSWERS: Final = "answers"
 """The name of the channel that answers travel on."""
@@ -77,7 +77,7 @@ class Answering:
         "lasting",
     )
 
-    def __init__(self, session: Session[Any]) -> None:
+    def __init__(self, session: InnerSession) -> None:
         self.lasting: set[asyncio.Task[Any] | None] = set()
         """Those that answer what may be asked again on another session."""
         self._session = session
@@ -170,7 +170,7 @@ class Answering:
             async with scope:
                 if not question.repeat_key:
                     self._running[identity] = scope, asyncio.current_task()
-                answer = await route.call(session, request)
+                answer = await route.call(session.public, request)
             return codec.encode_answer(identity, answer)
         except BaseException as error:  # a handler's own
             if isinstance(error, TimeoutError) and scope.expired():
@@ -298,7 +298,9 @@ class Answering:
             async with scope:
                 self._running[identity] = scope, asyncio.current_task()
                 self._flows[identity] = flow
-                await self._send_items(identity, flow, await route.call(self._session, request))
+                await self._send_items(
+                    identity, flow, await route.call(self._session.public, request)
+                )
         except BaseException as error:  # a handler's own
             if isinstance(error, TimeoutError) and scope.expired():
                 self._session.counts.handlers_cancelled += 1
@@ -325,13 +327,6 @@ class Answering:
         finally:
             if hasattr(iterator, "aclose"):
                 await iterator.aclose()
-
-
-async def answer_question(session: Session[Any], question: Question) -> None:
-    """The route that all questions take."""
-    answering = session.answering
-    route, request = await answering.resolve(question)
-    await answering.answer(question, route, request, None)
 
 
 def _suits(route: Route, question: Question) -> bool:

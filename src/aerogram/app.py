@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, Unpack,
 from weakref import WeakValueDictionary
 
 from aerogram import messages as codec
-from aerogram.answering import answer_question
 from aerogram.channels import Channel, Channels
 from aerogram.datagrams import DatagramRoute
 from aerogram.group_sending import OverRate
@@ -43,7 +42,7 @@ from aerogram.routes import (
     make_route,
     name_of,
 )
-from aerogram.session import Session
+from aerogram.session import Session, answer_question
 from aerogram.typevars import DepsT, StateT
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ class Asking:
     """What a session can ask its peer."""
 
     def __init__(self, outbox: Outbox, requests: Requests) -> None:
-        self.outbox = outbox
-        self.requests = requests
+        self._outbox = outbox
+        self._requests = requests
 
     async def request(
         self,
@@ -53,8 +53,8 @@ class Asking:
         Raises `Rejected` if the peer's handler refused, `RequestFailed` if it raised or there is
         none, `RequestTimeout` after `timeout` seconds, and what `send` raises.
         """
-        channel = self.outbox.channel_for(type(request), via)
-        answer: AnswerT = await self.requests.ask(
+        channel = self._outbox.channel_for(type(request), via)
+        answer: AnswerT = await self._requests.ask(
             request, channel, timeout, retries, checked_key(idempotency_key)
         )
         return answer
@@ -78,8 +78,8 @@ class Asking:
         longer than `timeout` seconds, and what `send` raises, such as `SessionClosed`.
         Raises `ValueError` for a `window` below 1, and `InvalidMessage`.
         """
-        channel = self.outbox.channel_for(type(request), via)
-        return self.requests.stream(request, channel, timeout, window)
+        channel = self._outbox.channel_for(type(request), via)
+        return self._requests.stream(request, channel, timeout, window)
 
     async def upload(
         self,
@@ -101,6 +101,6 @@ class Asking:
         Raises what `content` raises, `InvalidMessage` for what is no bytes, and what `request`
         raises; `RequestFailed` also if the peer has no memory for another upload.
         """
-        channel = self.outbox.channel_for(type(request), via)
-        answer: AnswerT = await self.requests.upload(request, content, channel, timeout)
+        channel = self._outbox.channel_for(type(request), via)
+        answer: AnswerT = await self._requests.upload(request, content, channel, timeout)
         return answer

@@ -25,8 +25,8 @@ from aerogram.lifecycle import STOPS_LOOP
 
 if TYPE_CHECKING:
     from aerogram.core.channel import ReceiveChannel, Run
+    from aerogram.inner_session import InnerSession
     from aerogram.routes import Route, RouteTable
-    from aerogram.session import Session
 
     Sieve = Callable[[ReceiveChannel, list[Run]], list[Run]]
     """Takes some of the messages of a channel, and returns the rest."""
@@ -50,7 +50,7 @@ class Mailbox:
         "_worker",
     )
 
-    def __init__(self, boxes: Mailboxes, session: Session[Any], channel: ReceiveChannel) -> None:
+    def __init__(self, boxes: Mailboxes, session: InnerSession, channel: ReceiveChannel) -> None:
         assert session.app is not None
         self._boxes = boxes
         self._session = session
@@ -193,14 +193,14 @@ class Mailbox:
 
     async def _handle(self, first: int, run: list[Any], cost: int) -> None:
         """One message after the other: the hot loop of receiving."""
-        session, routes, routing_key = self._session, self._routes.in_line, codec.routing_key
+        public, routes, routing_key = self._session.public, self._routes.in_line, codec.routing_key
         for payload in self._rest:
             try:
                 route = routes.get(payload[0]) or routes.get(routing_key(payload))
                 if route is None:
                     await self._handle_one(first, payload, cost_of(payload, run, cost))
                     continue
-                await route.call(session, route.decode(payload))
+                await route.call(public, route.decode(payload))
             except BaseException as error:  # where handlers' errors end
                 self._failed(first, payload, error)
                 if isinstance(error, STOPS_LOOP):
@@ -281,7 +281,7 @@ class Mailboxes:
 
     __slots__ = ("_by_channel", "_lanes", "_session")
 
-    def __init__(self, session: Session[Any]) -> None:
+    def __init__(self, session: InnerSession) -> None:
         self._session = session
         self._by_channel: dict[int, Mailbox] = {}
         self._lanes: dict[Route, Lane] = {}

@@ -18,7 +18,7 @@ from aerogram.core.channel import SendChannel
 from aerogram.core.events import CloseCode
 from aerogram.core.pacing import RateLimit
 from aerogram.errors import MessageTooLarge, SessionClosed
-from aerogram.session import Session
+from aerogram.session import Session, inner_of
 
 if TYPE_CHECKING:
     from aerogram.channels import Channel
@@ -83,7 +83,7 @@ class Parcel:
 
     def channel_to(self, session: Session[Any]) -> SendChannel:
         """The channel that it takes to a member. Raises `InvalidMessage`."""
-        return session.outbox.channel_for(self.kind, self.via)
+        return inner_of(session).outbox.channel_for(self.kind, self.via)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Lag:
     def _listen(self) -> None:
         if not self._listens:
             self._listens = True
-            self._session.outbox.when_room(self._channel).add_done_callback(self._woken)
+            inner_of(self._session).outbox.when_room(self._channel).add_done_callback(self._woken)
 
     def _woken(self, _: asyncio.Future[None]) -> None:
         self._listens = False
@@ -212,7 +212,7 @@ class Fanout:
 
     def _queued(self, session: Session[Any], *, late: bool = False) -> bool:
         """False if there is no room; else it is queued, or cannot be."""
-        outbox, parcel = session.outbox, self._parcel
+        outbox, parcel = inner_of(session).outbox, self._parcel
         channel = outbox.channels.get(parcel.kind) if parcel.via is None else None
         try:
             if channel is None:
@@ -239,7 +239,7 @@ class Fanout:
         if self._when_full == "skip":
             self._miss(session)
         elif self._when_full == "close":
-            session.cut("too slow", code=CloseCode.LIMIT)
+            inner_of(session).cut("too slow", code=CloseCode.LIMIT)
             self._miss(session, closed=True)
         else:
             self._wait(session)

@@ -27,7 +27,7 @@ from aerogram.group_sending import (
     Parcel,
     WhenMemberFull,
 )
-from aerogram.session import Session
+from aerogram.session import Session, inner_of
 from aerogram.typevars import StateT
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Group(Generic[StateT]):
         if session.closed or session in self._members:
             return
         self._members[session] = None
-        session.joined(self)
+        inner_of(session).groups[self] = None
         self._tell(PresenceEvent(session, joined=True))
 
     def discard(self, session: Session[StateT]) -> None:
@@ -140,7 +140,7 @@ class Group(Generic[StateT]):
         if self._members.pop(session, self) is self:
             return
         self._lags.pop(session, None)
-        session.left(self)
+        inner_of(session).groups.pop(self, None)
         self._tell(PresenceEvent(session, joined=False))
 
     def presence(self, *, limit: int = PRESENCE_LIMIT) -> Presence[StateT]:

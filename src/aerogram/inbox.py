@@ -24,7 +24,7 @@ from aerogram.routes import ASKING_KINDS
 if TYPE_CHECKING:
     from aerogram.core.channel import ReceiveChannel, Run
     from aerogram.dispatch import Mailboxes
-    from aerogram.session import Session
+    from aerogram.inner_session import InnerSession
 
 
 class Letter(NamedTuple):
@@ -74,7 +74,7 @@ class Inbox:
         "reads",
     )
 
-    def __init__(self, session: Session[Any], mailboxes: Mailboxes) -> None:
+    def __init__(self, session: InnerSession, mailboxes: Mailboxes) -> None:
         self.reads = session.app is None
         """True once something is kept here."""
         self._session = session

@@ -13,9 +13,9 @@ from aerogram.lifecycle import STOPS_LOOP
 
 if TYPE_CHECKING:
     from aerogram.core.channel import ReceiveChannel
+    from aerogram.inner_session import InnerSession
     from aerogram.messages import Question
     from aerogram.routes import Route
-    from aerogram.session import Session
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class Job:
     """What `message` was in, if it is to be answered."""
 
 
-async def perform(session: Session[Any], job: Job) -> None:
+async def perform(session: InnerSession, job: Job) -> None:
     """Run the handler of a message. Raises nothing but the cancellation of the task."""
     if job.deadline is not None and job.deadline <= session.time():
         session.counts.messages_dropped_late += 1
@@ -50,21 +50,21 @@ async def perform(session: Session[Any], job: Job) -> None:
     session.counts.messages_handled += 1
 
 
-async def _call(session: Session[Any], job: Job) -> None:
+async def _call(session: InnerSession, job: Job) -> None:
     route, deadline = job.route, job.deadline if job.route.to_deadline else None
     if job.question is not None:
         await session.answering.answer(job.question, route, job.message, deadline)
     elif deadline is None:
-        await route.call(session, job.message)
+        await route.call(session.public, job.message)
     else:
         await _call_until(deadline, session, job)
 
 
-async def _call_until(deadline: float, session: Session[Any], job: Job) -> None:
+async def _call_until(deadline: float, session: InnerSession, job: Job) -> None:
     scope = asyncio.timeout_at(deadline)
     try:
         async with scope:
-            await job.route.call(session, job.message)
+            await job.route.call(session.public, job.message)
     except TimeoutError:
         if not scope.expired():
             raise
@@ -72,7 +72,7 @@ async def _call_until(deadline: float, session: Session[Any], job: Job) -> None:
 
 
 def failed(
-    session: Session[Any], channel: ReceiveChannel, number: int, error: BaseException, name: str
+    session: InnerSession, channel: ReceiveChannel, number: int, error: BaseException, name: str
 ) -> bool:
     """A handler raised; True if that means that the message was not taken, and is counted.
 

@@ -18,8 +18,8 @@ from aerogram.jobs import Job, perform
 from aerogram.lifecycle import current_task
 
 if TYPE_CHECKING:
+    from aerogram.inner_session import InnerSession
     from aerogram.routes import Route
-    from aerogram.session import Session
 
 MESSAGES_PER_TURN: Final = 256
 """A worker lets others run after this many messages, even if its handlers never wait."""
@@ -39,7 +39,7 @@ class Lane:
         "tasks",
     )
 
-    def __init__(self, session: Session[Any], route: Route) -> None:
+    def __init__(self, session: InnerSession, route: Route) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
         """The workers."""
         self._session = session

@@ -20,7 +20,7 @@ from aerogram.idempotency import KEPT_SECONDS
 
 if TYPE_CHECKING:
     from aerogram.dispatch import Mailboxes
-    from aerogram.session import Session
+    from aerogram.inner_session import InnerSession
     from aerogram.shell import Shell
 
 CLEAN_UP_SECONDS: Final = 1.0
@@ -53,7 +53,7 @@ class Lifecycle:
         "ready",
     )
 
-    def __init__(self, session: Session[Any], shell: Shell, mailboxes: Mailboxes) -> None:
+    def __init__(self, session: InnerSession, shell: Shell, mailboxes: Mailboxes) -> None:
         self.ready = False
         """True once `on_open` has run: handlers may."""
         self._session = session
@@ -85,7 +85,7 @@ class Lifecycle:
         session = self._session
         if session.app is not None:
             try:
-                await session.app.opened(session)
+                await session.app.opened(session.public)
             except Rejected as error:
                 session.connection.close(CloseCode.NO_ERROR, error.reason, self._shell.time())
                 self._shell.schedule_flush()
@@ -182,7 +182,7 @@ class Lifecycle:
         shown = None if isinstance(error, ClosedByPeer | ClosedLocally) else error
         for handler in session.app.closers:
             try:
-                await handler(session, shown)
+                await handler(session.public, shown)
             except BaseException as raised:  # a user's handler
                 if self.is_for_task(raised):
                     raise

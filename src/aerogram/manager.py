@@ -40,6 +40,7 @@ from aerogram.errors import (
     PeerRestarted,
     SessionClosed,
 )
+from aerogram.inner_session import InnerSession
 from aerogram.io.protocol import PacketProtocol
 from aerogram.lifecycle import STOPS_LOOP
 from aerogram.loglimit import LogLimit
@@ -84,7 +85,7 @@ class SessionManager:
         """True if messages have come for handlers in this read."""
         self._gives_way = False
         """True if a flush that was scheduled is to let them begin first."""
-        self.sessions: dict[Session[Any], None] = {}
+        self.sessions: dict[InnerSession, None] = {}
         self.handler_errors = 0
         self.ended = Ledger()
         """What the sessions that are gone have counted."""
@@ -103,7 +104,7 @@ class SessionManager:
         self._gone: asyncio.Future[None] | None = None
         self._closing = False
         self._closing_reason = ""
-        self._callers: list[Session[Any]] = []
+        self._callers: list[InnerSession] = []
         """Sessions of which a handler is closing them all."""
         self._stopped = False
         self._closed = asyncio.Event()
@@ -290,12 +291,12 @@ class SessionManager:
         elif event.connection.owner is not None:  # else it was turned away
             self._tell(event.connection.owner, event)
 
-    def _tell(self, session: Session[Any], event: SessionEvent) -> None:
+    def _tell(self, session: InnerSession, event: SessionEvent) -> None:
         if isinstance(event, MessagesReceived):
             self._has_handlers |= session.app is not None
             session.arrived(event.channel, event.runs)
         elif isinstance(event, ChannelHasRoom):
-            session.has_room(event.channel)
+            session.outbox.has_room(event.channel)
         elif isinstance(event, SessionEnded):
             self._ended(session, event)
         elif isinstance(event, Drained):
@@ -313,9 +314,10 @@ class SessionManager:
             connection.close(CloseCode.GOING_AWAY, self._closing_reason, self.time())
             return
         try:
-            session: Session[Any] = Session(
+            session = InnerSession(
                 self, connection, self._channels, self._app, is_client=event.handshake is not None
             )
+            session.public = Session(session)
         except Exception as error:  # of the application's `session_state`
             self._application_failed("session_state", error)
             connection.close(CloseCode.NO_ERROR, "the session could not be set up", self.time())
@@ -330,14 +332,14 @@ class SessionManager:
         if waiter.done():
             connection.close(CloseCode.NO_ERROR, "", self.time())
         else:
-            waiter.set_result(session)
+            waiter.set_result(session.public)
 
-    def _ended(self, session: Session[Any], event: SessionEnded) -> None:
+    def _ended(self, session: InnerSession, event: SessionEnded) -> None:
         error = closing_error(event.code, event.reason, by_peer=event.by_peer)
         self._logger.info("session with %s closed: %r", session.address, error)
         session.ended(error)
 
-    def _refused(self, session: Session[Any], event: MessageRefused) -> None:
+    def _refused(self, session: InnerSession, event: MessageRefused) -> None:
         if self._may_log():
             self._logger.warning(
                 "%s did not take a message on channel %r: %r",
@@ -346,7 +348,7 @@ class SessionManager:
                 event.reason,
             )
 
-    def log_handler_error(self, session: Session[Any], name: str, error: BaseException) -> None:
+    def log_handler_error(self, session: InnerSession, name: str, error: BaseException) -> None:
         """A handler raised: log it with its traceback, at a bounded rate.
 
         What stops the loop does so, outside of the task that handles other messages too.
@@ -360,7 +362,7 @@ class SessionManager:
                 "the handler of %s failed for %s", name, session.address, exc_info=error
             )
 
-    def log_overdue(self, session: Session[Any], level: int, text: str) -> None:
+    def log_overdue(self, session: InnerSession, level: int, text: str) -> None:
         """Handlers have not ended in their time."""
         if self._may_log():
             self._logger.log(level, "handlers of %s have not ended and %s", session.address, text)
@@ -374,7 +376,7 @@ class SessionManager:
     def _may_log(self) -> bool:
         return self._log_limit.allows(self.time())
 
-    def session_finished(self, session: Session[Any]) -> None:
+    def session_finished(self, session: InnerSession) -> None:
         """A session has ended and its handlers are done."""
         self.sessions.pop(session, None)
         self.ended.add(session.stats)

@@ -24,8 +24,8 @@ from aerogram.uploads import CONTENT, Content, Outflow, check_content, send_cont
 
 if TYPE_CHECKING:
     from aerogram.core.channel import ReceiveChannel, Run, SendChannel
+    from aerogram.inner_session import InnerSession
     from aerogram.receipts import Receipt
-    from aerogram.session import Session
 
 
 _CONTROLS: Final = (bytes([codec.CANCEL]), bytes([codec.MORE]))
@@ -68,7 +68,7 @@ class Requests:
 
     __slots__ = ("_next_identity", "_outflows", "_session", "_streams", "_waiting")
 
-    def __init__(self, session: Session[Any]) -> None:
+    def __init__(self, session: InnerSession) -> None:
         self._session = session
         self._next_identity = 0
         self._waiting: dict[int, Asked] = {}
@@ -324,7 +324,7 @@ def checked_key(key: bytes | None) -> bytes | None:
     return key
 
 
-def take_answers(session: Session[Any], channel: ReceiveChannel, runs: list[Run]) -> None:
+def take_answers(session: InnerSession, channel: ReceiveChannel, runs: list[Run]) -> None:
     """What came back for questions, and what the peer says about questions of its own."""
     for first, run, cost in runs:
         for number, payload in enumerate(run, first):

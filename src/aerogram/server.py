@@ -100,7 +100,7 @@ class Server:
     @property
     def sessions(self) -> list[Session[Any]]:
         """The sessions that are open now."""
-        return [session for session in self._manager.sessions if not session.closed]
+        return [session.public for session in self._manager.sessions if not session.closed]
 
     @property
     def datagram_endpoints(self) -> list[DatagramEndpoint]:

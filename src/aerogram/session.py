@@ -14,16 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from aerogram import messages as codec
-from aerogram.answering import Answering
 from aerogram.asking import Asking
 from aerogram.config import check_timeout
 from aerogram.core.budget import Budget
 from aerogram.core.channel import Outcome
-from aerogram.core.events import RefuseCode
 from aerogram.core.incoming import IncomingRecord
-from aerogram.core.ledger import Ledger, SessionStats
+from aerogram.core.ledger import SessionStats
 from aerogram.core.pacing import RateLimit
-from aerogram.dispatch import Mailboxes
 from aerogram.errors import (
     ClosedByPeer,
     ClosedLocally,
@@ -31,22 +28,14 @@ from aerogram.errors import (
     DeliveryTimeout,
     SessionClosed,
 )
-from aerogram.inbox import Inbox
-from aerogram.lifecycle import Lifecycle
-from aerogram.outbox import Outbox, full
-from aerogram.pings import Pings
+from aerogram.inner_session import InnerSession
+from aerogram.outbox import full
 from aerogram.receipts import Progress, Receipt, until_it_raises
-from aerogram.requests import OWN_CHANNELS, Requests, take_answers
 from aerogram.session_clock import SessionClock
-from aerogram.shell import Shell
 from aerogram.typevars import StateT
 
 if TYPE_CHECKING:
-    from aerogram.app import App
-    from aerogram.channels import Channel, Channels
-    from aerogram.core.channel import ReceiveChannel, Run, SendChannel
-    from aerogram.core.connection import Connection
-    from aerogram.groups import Group
+    from aerogram.channels import Channel
 
 MessageT = TypeVar("MessageT")
 
@@ -54,38 +43,14 @@ MessageT = TypeVar("MessageT")
 class Session(Asking, Generic[StateT]):
     """A peer. Users get it from `connect`, or as the first argument of their handlers."""
 
-    def __init__(
-        self,
-        shell: Shell,
-        connection: Connection,
-        channels: Channels,
-        app: App[Any, StateT] | None,
-        *,
-        is_client: bool,
-    ) -> None:
-        self.connection = connection
-        self.config = shell.config
-        self.memory = connection.receiver.memory
-        """What the peer has sent that nobody has taken; no handler's concern."""
-        self.app = app
-        self.time = shell.time
-        """The endpoint's clock, in seconds."""
-        self.counts = Ledger()
-        """What is counted above the protocol core."""
-        self._shell = shell
-        self._is_client = is_client
+    def __init__(self, inner: InnerSession) -> None:
+        super().__init__(inner.outbox, inner.requests)
+        self._inner = inner
+        self._connection = inner.connection
+        self._shell = inner.shell
         self._clock: SessionClock | None = None
-        super().__init__(Outbox(shell, connection, channels), Requests(self))
-        self._mailboxes = Mailboxes(self)
-        self.life = Lifecycle(self, shell, self._mailboxes)
-        """Its beginning and its end."""
-        self._inbox = Inbox(self, self._mailboxes)
-        self._groups: dict[Group[Any], None] = {}
-        self.answering = Answering(self)
-        self._error: SessionClosed | None = None
-        self._pings = Pings(connection, shell)
         self._rate_limit: RateLimit | None = None
-        make_state = app.session_state if app is not None else None
+        make_state = inner.app.session_state if inner.app is not None else None
         self._state: StateT | None = make_state() if make_state is not None else None
 
     def __repr__(self) -> str:
@@ -97,7 +62,8 @@ class Session(Asking, Generic[StateT]):
     @property
     def state(self) -> StateT:
         """What `session_state=` made, or what was assigned. `AttributeError` without either."""
-        if self._state is None and (self.app is None or self.app.session_state is None):
+        app = self._inner.app
+        if self._state is None and (app is None or app.session_state is None):
             raise AttributeError("this session has no state: give the App a session_state=")
         return self._state  # type: ignore[return-value]  # None only if StateT is
 
@@ -108,49 +74,37 @@ class Session(Asking, Generic[StateT]):
     @property
     def address(self) -> tuple[Any, ...]:
         """The peer's address; it may change while the session lives."""
-        return self.connection.path.address
+        return self._inner.address
 
     @property
     def peer_key(self) -> bytes | None:
         """The peer's public key, where the handshake proved one."""
-        return self.connection.peer_key
+        return self._inner.peer_key
 
     @property
     def clock(self) -> SessionClock:
         """The time that both ends share: the server's. The first look starts to measure it."""
         if self._clock is None:
-            self._clock = SessionClock(self.connection, self._shell.time, asks=self._is_client)
+            self._clock = SessionClock(
+                self._connection, self._shell.time, asks=self._inner.is_client
+            )
             self._shell.schedule_flush()
         return self._clock
 
     @property
-    def ready(self) -> bool:
-        """True once `on_open` has run: handlers may."""
-        return self.life.ready
-
-    @property
     def closed(self) -> bool:
         """True once the session has ended."""
-        return self._error is not None
+        return self._inner.error is not None
 
     @property
     def error(self) -> SessionClosed | None:
         """Why the session ended, or None while it is open."""
-        return self._error
+        return self._inner.error
 
     @property
     def stats(self) -> SessionStats:
         """A snapshot of all counters."""
-        rtt = self.connection.rtt
-        stats = SessionStats(rtt=rtt.smoothed, rtt_variation=rtt.variation)
-        stats.add(self.connection.stats)
-        stats.add(self.counts)
-        # The core is ahead by what it has not handed over in this turn of the loop.
-        stats.messages_received = self.counts.messages_received
-        stats.messages_handled += self._mailboxes.handled_uncounted
-        stats.messages_waiting = self._mailboxes.waiting + self._inbox.waiting
-        stats.messages_in_flight = self.connection.messages_in_flight
-        return stats
+        return self._inner.stats
 
     # -- rates
 
@@ -166,9 +120,9 @@ class Session(Asking, Generic[StateT]):
     def rate_limit_bytes_per_second(self, rate: float | None) -> None:
         limit = None if rate is None else RateLimit(rate)
         if self._rate_limit is not None:
-            self.connection.lift_limit(self._rate_limit)
+            self._connection.lift_limit(self._rate_limit)
         if limit is not None:
-            self.connection.limit_rate(limit)
+            self._connection.limit_rate(limit)
         self._rate_limit = limit
         self._shell.schedule_flush()
 
@@ -177,8 +131,8 @@ class Session(Asking, Generic[StateT]):
 
         Raises `InvalidMessage` for a type that cannot be sent.
         """
-        channel = self.outbox.channel_for(object if kind is None else kind, via)
-        return self.connection.budget(channel)
+        channel = self._outbox.channel_for(object if kind is None else kind, via)
+        return self._connection.budget(channel)
 
     # -- sending
 
@@ -199,14 +153,14 @@ class Session(Asking, Generic[StateT]):
         """
         receipt: Receipt
         payload = codec.encode(message)
-        outbox = self.outbox
+        outbox = self._outbox
         if via is None:
             channel = outbox.channels.get(type(message))
             if channel is None:
                 channel = outbox.channel_of(type(message))
             if deadline is None and progress is None and channel.is_untimed:
                 receipt = Receipt(payload)
-                if self.connection.send_plain(channel, receipt):
+                if self._connection.send_plain(channel, receipt):
                     if not self._shell.flush_scheduled:
                         self._shell.schedule_flush()
                     return receipt
@@ -214,7 +168,7 @@ class Session(Asking, Generic[StateT]):
             channel = outbox.via(via)
         receipt = await outbox.send(channel, message, payload, deadline)
         if progress is not None:
-            receipt.report(progress, partial(self.handler_failed, "progress="))
+            receipt.report(progress, partial(self._inner.handler_failed, "progress="))
         return receipt
 
     def send_nowait(
@@ -225,8 +179,8 @@ class Session(Asking, Generic[StateT]):
         Raises `QueueFull` if there is not, and what `send` raises.
         """
         payload = codec.encode(message)
-        channel = self.outbox.channel_for(type(message), via)
-        receipt = self.outbox.offer(channel, message, payload, deadline)
+        channel = self._outbox.channel_for(type(message), via)
+        receipt = self._outbox.offer(channel, message, payload, deadline)
         if receipt is None:
             raise full(channel)
         return receipt
@@ -241,8 +195,8 @@ class Session(Asking, Generic[StateT]):
     ) -> Receipt:
         """Queue a plain value under a topic; like `send` in all else."""
         payload = codec.encode_topic(topic, value)
-        channel = self.outbox.channel_for(object, via)
-        return await self.outbox.send(channel, value, payload, deadline)
+        channel = self._outbox.channel_for(object, via)
+        return await self._outbox.send(channel, value, payload, deadline)
 
     async def deliver(
         self,
@@ -269,8 +223,8 @@ class Session(Asking, Generic[StateT]):
         if outcome is Outcome.DELIVERED:
             return receipt
         self._shell.poll()  # if the session has ended just now, say why
-        if self._error is not None:
-            raise DeliveryFailed(outcome, str(self._error)) from self._error
+        if self._inner.error is not None:
+            raise DeliveryFailed(outcome, str(self._inner.error)) from self._inner.error
         raise DeliveryFailed(outcome, receipt.reason)
 
     async def ping(self, *, timeout: float | None = None) -> float:
@@ -278,28 +232,24 @@ class Session(Asking, Generic[StateT]):
 
         Raises `TimeoutError` after `timeout` seconds, or `SessionClosed`.
         """
-        self.raise_if_closed()
-        return await self._pings.ping(timeout)
-
-    def has_room(self, channel: SendChannel) -> None:
-        """The manager says that a queue which was full is half empty."""
-        self.outbox.has_room(channel)
+        self._inner.raise_if_closed()
+        return await self._inner.pings.ping(timeout)
 
     # -- receiving
 
     @property
     def incoming_records(self) -> list[IncomingRecord]:
         """The large messages of which some pieces have arrived and others not."""
-        return self.connection.receiver.unfinished()
+        return self._connection.receiver.unfinished()
 
     def watch_incoming(self, watcher: Callable[[IncomingRecord], object] | None) -> None:
         """Have `watcher` called for each piece of a large message that arrives; None: no more.
 
         If it raises, that is logged as for a handler, and it is called no more.
         """
-        failed = partial(self.handler_failed, "watch_incoming")
+        failed = partial(self._inner.handler_failed, "watch_incoming")
         told = None if watcher is None else until_it_raises(watcher, failed)
-        self.connection.receiver.watcher = told
+        self._connection.receiver.watcher = told
 
     @overload
     async def receive(self, kind: type[MessageT], *, timeout: float | None = None) -> MessageT: ...
@@ -318,7 +268,7 @@ class Session(Asking, Generic[StateT]):
         type that has a handler, `TypeError` for a request, `InvalidMessage` for what is no type.
         """
         check_timeout(timeout)
-        return await self._inbox.receive(kind, timeout)
+        return await self._inner.inbox.receive(kind, timeout)
 
     def __aiter__(self) -> Session[StateT]:
         return self
@@ -332,53 +282,6 @@ class Session(Asking, Generic[StateT]):
             return await self.receive()
         except (ClosedByPeer, ClosedLocally):
             raise StopAsyncIteration from None
-
-    def arrived(self, channel: ReceiveChannel, runs: list[Run]) -> None:
-        """The manager hands over what a channel released."""
-        for _, run, _ in runs:
-            self.counts.messages_received += len(run)
-        if channel.name in OWN_CHANNELS:
-            take_answers(self, channel, runs)
-        elif self.app is None:
-            self._inbox.put(channel, runs)
-        else:
-            rest = self._inbox.sort(channel, runs) if self._inbox.reads else runs
-            self._mailboxes.put(channel, rest)
-
-    # -- what dispatch needs
-
-    def consumed(self, channel: ReceiveChannel, cost: int) -> None:
-        """Handlers are done with messages of this cost."""
-        if channel.resends:
-            self.connection.consumed(channel, cost)
-            if channel.credit_due and not self._shell.flush_scheduled:
-                self._shell.schedule_flush()
-
-    def give_back(self, size: int) -> None:
-        """Memory that was lent for what a handler takes piece by piece is free again."""
-        self.connection.receiver.take_back(size)
-        self.connection.touch()
-        self._shell.schedule_flush()
-
-    def refuse(self, channel: ReceiveChannel, number: int, code: RefuseCode, reason: str) -> None:
-        """Tell the peer that a message was not taken."""
-        self.connection.stats.messages_received_refused += 1
-        if number >= 0 and self._error is None:
-            self.connection.refuse(channel, number, code, reason)
-            self._shell.schedule_flush()
-
-    def handler_failed(self, name: str, error: BaseException) -> None:
-        """A handler raised: log it; the session lives."""
-        self._shell.log_handler_error(self, name, error)
-
-    def poll(self) -> None:
-        """Deal with what has happened in this turn of the loop."""
-        self._shell.poll()
-
-    def raise_if_closed(self) -> None:
-        """Raise why the session has ended, if it is known to have."""
-        if self._error is not None:
-            raise self._error
 
     # -- opening and closing
 
@@ -394,37 +297,25 @@ class Session(Asking, Generic[StateT]):
         if code != 0 and not 256 <= code < 1 << 62:
             raise ValueError(f"code is 0, or 256 and up, not {code}")
         check_timeout(grace, "grace=")
-        await self.life.close(reason, code, self.config.grace_seconds if grace is None else grace)
-
-    def cut(self, reason: str, *, code: int) -> None:
-        """Close the session at once; what is queued or on its way is lost."""
-        self.connection.close(code, str(reason), self._shell.time())
-        self._shell.schedule_flush()
-        self._shell.poll()
-
-    def ended(self, error: SessionClosed) -> None:
-        """The manager says that the connection has ended."""
-        self._error = error
-        self.requests.fail(error)
-        self.answering.end()
-        self.outbox.end(error)
-        self._pings.fail(error)
-        self._inbox.wake()
-        for group in [*self._groups]:
-            group.discard(self)
-        self.life.end(error)
+        if grace is None:
+            grace = self._inner.config.grace_seconds
+        await self._inner.life.close(reason, code, grace)
 
     async def wait_closed(self) -> None:
         """Wait until the session has ended and its handlers are done, those of `on_close` too.
 
         Raises `RuntimeError` in one of them: it would wait for itself.
         """
-        await self.life.wait_finished()
+        await self._inner.life.wait_finished()
 
-    def joined(self, group: Group[Any]) -> None:
-        """A group has taken this session in."""
-        self._groups[group] = None
 
-    def left(self, group: Group[Any]) -> None:
-        """A group has let this session go."""
-        self._groups.pop(group, None)
+def inner_of(session: Session[Any]) -> InnerSession:
+    """What the library itself knows of a session."""
+    return session._inner  # pyright: ignore[reportPrivateUsage]  the one way in
+
+
+async def answer_question(session: Session[Any], question: codec.Question) -> None:
+    """The route that all questions take."""
+    answering = inner_of(session).answering
+    route, request = await answering.resolve(question)
+    await answering.answer(question, route, request, None)

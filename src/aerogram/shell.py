@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from aerogram.config import Config
 
 if TYPE_CHECKING:
-    from aerogram.session import Session
+    from aerogram.inner_session import InnerSession
 
 
 class Shell(Protocol):
@@ -25,11 +25,11 @@ class Shell(Protocol):
     def poll(self) -> None:
         """Deal with events that a call of the user has caused."""
 
-    def log_handler_error(self, session: Session[Any], name: str, error: BaseException) -> None:
+    def log_handler_error(self, session: InnerSession, name: str, error: BaseException) -> None:
         """A handler raised."""
 
-    def log_overdue(self, session: Session[Any], level: int, text: str) -> None:
+    def log_overdue(self, session: InnerSession, level: int, text: str) -> None:
         """Handlers of a session have not ended in their time."""
 
-    def session_finished(self, session: Session[Any]) -> None:
+    def session_finished(self, session: InnerSession) -> None:
         """The session has ended and its handlers are done."""

@@ -18,7 +18,7 @@ from aerogram.config import MESSAGE_OVERHEAD_BYTES
 from aerogram.errors import DecodeError, InvalidMessage
 
 if TYPE_CHECKING:
-    from aerogram.session import Session
+    from aerogram.inner_session import InnerSession
 
 CONTENT: Final = "uploads"
 """The name of the channel that the content of uploads travels on."""
@@ -150,7 +150,7 @@ class Outflow:
 
 
 async def send_content(
-    session: Session[Any], identity: int, flow: Outflow, content: Content
+    session: InnerSession, identity: int, flow: Outflow, content: Content
 ) -> None:
     """Send all content as there is room for it. Raises what iterating it raises."""
     outbox = session.outbox

@@ -123,7 +123,7 @@ FAULTS = {
         connect(server.address, network=network) as session,
     ):
         await session.deliver(b"x")
-        session.connection.stats.messages_delivered += 1
+        session._inner.connection.stats.messages_delivered += 1
 """,
     "left over": """
     server = await serve(app, "server", 1, network=network)
@@ -207,7 +207,7 @@ def test_a_session_that_is_open_still_has_a_ledger(pytester: pytest.Pytester) ->
         server = await serve(app, "server", 1, network=network)
         session = await connect(server.address, network=network).__aenter__()
         await session.send(b"x")
-        session.connection.stats.messages_sent += 1
+        session._inner.connection.stats.messages_sent += 1
     """
     result = run_inner(pytester, code)
     result.assert_outcomes(failed=1)

@@ -228,7 +228,7 @@ def test_keyupdate() -> None:
         async def scenario(world: World) -> None:
             await _transfer(world)
             session = world.talks[0].client.session
-            protection = session.connection._sender.protection
+            protection = session._inner.connection._sender.protection
             assert protection._phase_first > 100
 
         run(scenario, "rate", "loss", "rekey")

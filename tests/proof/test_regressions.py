@@ -105,7 +105,7 @@ def test_a_message_with_a_deadline_leaves_whatever_its_size(size: int) -> None:
 def test_a_message_sent_as_its_session_ends_is_lost_and_not_forgotten() -> None:
     async def scenario(world: World, talk: Talk) -> None:
         session = talk.client.session
-        connection = session.connection
+        connection = session._inner.connection
         note = line(talk, "ordered").next_note(10)
         connection.end_silently(4, "gone", world.network.now())
         receipt = await session.send(note)

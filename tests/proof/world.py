@@ -391,13 +391,14 @@ def _unsettled(side: Side) -> list[str]:
             waits.append(f"{name} still waits for room")
         elif missing:
             waits.append(f"{name} {missing[:5]} of {len(lane.line.said)} did not come")
-    if not waits and side.session.connection.messages_in_flight:
-        waits.append(f"{side.session.connection.messages_in_flight} messages without an outcome")
+    in_flight = side.session._inner.connection.messages_in_flight
+    if not waits and in_flight:
+        waits.append(f"{in_flight} messages without an outcome")
     return waits
 
 
 def _id_of(session: Session[Any], *, is_server: bool) -> bytes:
     """What both ends know a session by: the connection id that the client has chosen."""
-    connection = session.connection
+    connection = session._inner.connection
     identity: bytes = connection.remote_cid if is_server else connection.local_cid
     return identity

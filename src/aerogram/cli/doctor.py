@@ -224,8 +224,10 @@ async def _all_ended(receipts: list[Receipt], timeout: float) -> None:
 async def _send_record(session: Session[Any], timeout: float) -> Record:
     from aerogram import Channel, Outcome, delivery
     from aerogram.config import RECORD_HEAD_BYTES
+    from aerogram.session import inner_of
 
-    largest = session.connection.peer_max_record_bytes - RECORD_HEAD_BYTES
+    inner = inner_of(session)
+    largest = inner.connection.peer_max_record_bytes - RECORD_HEAD_BYTES
     size = min(RECORD_BYTES, largest // 2)
     began = time.perf_counter()
     channel = Channel("doctor reliable", delivery.reliable())
@@ -233,7 +235,7 @@ async def _send_record(session: Session[Any], timeout: float) -> Record:
     await _all_ended([receipt], timeout)
     return Record(
         sent_bytes=size,
-        datagram_bytes=session.config.datagram_bytes,
+        datagram_bytes=inner.config.datagram_bytes,
         arrived=receipt.outcome in (Outcome.DELIVERED, Outcome.REFUSED),
         milliseconds=(time.perf_counter() - began) * 1000,
         largest_bytes=largest,
