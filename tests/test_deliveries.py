@@ -122,7 +122,7 @@ def test_a_receipt_is_the_message_itself_and_costs_nothing_more() -> None:
             connect(server.address, network=network) as session,
         ):
             receipt = await session.send(b"unobserved")
-            assert session.outbox.channel_of(bytes).queue[0] is receipt
+            assert session._inner.outbox.channel_of(bytes).queue[0] is receipt
             assert sys.getsizeof(receipt) == sys.getsizeof(Outgoing(b"unobserved", None))
             assert receipt.observer is None
             assert await receipt is Outcome.DELIVERED

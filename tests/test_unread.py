@@ -59,7 +59,7 @@ class Slow:
 
 def most_unread(server: Server) -> tuple[int, int]:
     """Of one session, and of all together."""
-    unread = [session.memory.unread_bytes for session in server.sessions]
+    unread = [session._inner.memory.unread_bytes for session in server.sessions]
     return max(unread), sum(unread)
 
 

@@ -104,16 +104,16 @@ def test_a_peer_that_sends_what_cannot_be_ends_its_own_upload(
             serve(made, "server", 1, network=network) as server,
             connect(server.address, network=network) as session,
         ):
-            session.outbox.put_own("default", codec.encode_upload(77, Store("impossible")))
+            session._inner.outbox.put_own("default", codec.encode_upload(77, Store("impossible")))
             await asyncio.sleep(0.01)
             for place, data in [(each.place, each.data) for each in chunks]:
                 last = codec.encode_last(77, place)
                 frame = last if data is None else codec.encode_chunk(77, place, data)
-                session.outbox.put_own("uploads", frame)
+                session._inner.outbox.put_own("uploads", frame)
             await asyncio.sleep(0.5)
             [peer] = server.sessions
             assert peer.stats.handlers_cancelled == 1
-            assert peer.memory.unread_bytes == 0
+            assert peer._inner.memory.unread_bytes == 0
             assert await session.upload(Store("x"), b"abc") == b"abc"
             assert session.stats.messages_refused > 0
             assert session.stats.balanced
@@ -141,8 +141,8 @@ def test_frames_for_no_upload_are_harmless() -> None:
                 codec.encode_room(77, 1 << 63),
             ):
                 for channel in ("answers", "uploads"):
-                    peer.outbox.put_own(channel, frame)
-                    session.outbox.put_own(channel, frame)
+                    peer._inner.outbox.put_own(channel, frame)
+                    session._inner.outbox.put_own(channel, frame)
             assert await session.upload(Store("x"), b"abc") == b"abc"
             assert session.stats.balanced
             assert peer.stats.balanced
@@ -160,9 +160,9 @@ def test_what_is_asked_in_the_wrong_way_reaches_no_handler() -> None:
             connect(server.address, network=network) as session,
         ):
             frame = codec.encode_upload(77, Store("x"))
-            session.outbox.put_own("default", bytes([codec.REQUEST]) + frame[1:])
+            session._inner.outbox.put_own("default", bytes([codec.REQUEST]) + frame[1:])
             frame = codec.encode_request(78, Ask())
-            session.outbox.put_own("default", bytes([codec.UPLOAD]) + frame[1:])
+            session._inner.outbox.put_own("default", bytes([codec.UPLOAD]) + frame[1:])
             assert await session.upload(Store("x"), b"abc") == b"abc"
             assert server.sessions[0].stats.messages_received_refused == 2
             assert server.stats.balanced
