@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -12,7 +11,6 @@ from collections.abc import (
     Iterable,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, Unpack, overload
 from weakref import WeakValueDictionary
 
@@ -26,6 +24,17 @@ from aerogram.io.datagram import Datagram
 from aerogram.io.endpoint import DatagramEndpoint
 from aerogram.io.opening import EndpointOptions, open_endpoint
 from aerogram.messages import Message, Request, Stream, Upload
+from aerogram.registration import (
+    NO_LIFESPAN,
+    answers_as_stream,
+    check_asking,
+    check_coroutine_function,
+    check_lifespan,
+    check_registered_type,
+    check_session_state,
+    listed,
+    name_of,
+)
 from aerogram.routes import (
     ASKING_KINDS,
     Concurrency,
@@ -35,12 +44,7 @@ from aerogram.routes import (
     RouteTable,
     begun,
     chained,
-    check_coroutine_function,
-    check_registered_type,
-    is_async_generator,
-    is_coroutine_function,
     make_route,
-    name_of,
 )
 from aerogram.session import Session, answer_question
 from aerogram.typevars import DepsT, StateT
@@ -59,7 +63,6 @@ DatagramHandlerT = TypeVar(
 )
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Awaitable[Any]])
 
-NO_LIFESPAN: Final = "lifespan= is a function that returns an async context manager"
 PLAIN_TYPES: Final = (bytes, str, int, float, bool, list, dict, type(None))
 """Types that may be sent and handled without a `Message` class."""
 
@@ -112,12 +115,12 @@ class App(Generic[DepsT, StateT]):
         channels: Iterable[Channel] = (),
         middleware: Iterable[Middleware] = (),
     ) -> None:
-        middleware = _listed("middleware=", middleware)
+        middleware = listed("middleware=", middleware)
         for layer in middleware:
             check_coroutine_function(layer, "middleware")
-        _check_lifespan(lifespan)
-        _check_session_state(session_state)
-        self.channels = Channels(_listed("channels=", channels), self._decode)
+        check_lifespan(lifespan)
+        check_session_state(session_state)
+        self.channels = Channels(listed("channels=", channels), self._decode)
         self.lifespan = lifespan
         self.session_state = session_state
         self.routes = RouteTable()
@@ -279,10 +282,10 @@ class App(Generic[DepsT, StateT]):
         handler already, or for a `concurrency` below 1; `TypeError` for a type that is no
         request, and for a handler of another sort.
         """
-        _check_asking(kind)
+        check_asking(kind)
 
         def register(handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-            is_stream = _is_stream(kind, handler)
+            is_stream = answers_as_stream(kind, handler)
             self.channels.of(kind)
             call = chained(begun(handler) if is_stream else handler, self._middleware)
             route = make_route(
@@ -443,55 +446,3 @@ class App(Generic[DepsT, StateT]):
             insecure=insecure,
             config=config,
         )
-
-
-def _check_asking(kind: type[Any]) -> None:
-    """Raise `TypeError` for what is neither a `Request` nor a `Stream`."""
-    check_registered_type(kind, "@app.answers")
-    if not issubclass(kind, codec.ASKING):
-        raise TypeError(f"{kind.__name__} is no request: use @app.on")
-
-
-def _is_stream(kind: type[Any], handler: Callable[..., Any]) -> bool:
-    """True for a `Stream`. Raises `TypeError` if the handler does not suit the kind."""
-    name = kind.__name__
-    if not issubclass(kind, Stream):
-        if is_async_generator(handler):
-            raise TypeError(f"{name} is a Request, its handler returns one answer: see Stream")
-        check_coroutine_function(handler, f"what answers {name}")
-        return False
-    if not is_async_generator(handler):
-        raise TypeError(
-            f"{name} is a Stream: its handler yields items, as an `async def` with `yield`, and "
-            f"{name_of(handler)} does not"
-        )
-    return True
-
-
-def _listed(name: str, values: Iterable[MadeT]) -> list[MadeT]:
-    given: object = values
-    if not isinstance(given, Iterable) or isinstance(given, str):
-        raise TypeError(f"{name} takes a list, not {given!r}")
-    return [*values]
-
-
-def _check_lifespan(lifespan: object) -> None:
-    """Raise `TypeError` for what is known to make no context manager before it is called."""
-    while isinstance(lifespan, partial):
-        lifespan = lifespan.func
-    if lifespan is None:
-        return
-    if is_async_generator(lifespan):
-        if not hasattr(lifespan, "__wrapped__"):
-            raise TypeError(f"{NO_LIFESPAN}: put @contextlib.asynccontextmanager above this one")
-    elif not callable(lifespan) or is_coroutine_function(lifespan):
-        raise TypeError(f"{NO_LIFESPAN}, not {lifespan!r}")
-    elif inspect.isgeneratorfunction(inspect.unwrap(lifespan)):
-        raise TypeError(f"{NO_LIFESPAN}: write this one as an `async def`")
-
-
-def _check_session_state(session_state: object) -> None:
-    if session_state is None:
-        return
-    if not callable(session_state) or is_coroutine_function(session_state):
-        raise TypeError(f"session_state= is a plain function without arguments: {session_state!r}")

@@ -6,8 +6,6 @@ a handler when it is registered, not when a message comes.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from dataclasses import dataclass
@@ -141,61 +139,6 @@ def handlers_at_once(concurrency: object, default: float) -> float:
     if concurrency < 1:
         raise ValueError(f"concurrency= is at least 1, not {concurrency}")
     return concurrency
-
-
-def is_coroutine_function(function: object) -> bool:
-    """True if a call of it is to be awaited: also a partial, or an object with such a `__call__`.
-
-    A wrapper counts as what it wraps (`functools.wraps`).
-    """
-    return _is_any_way(function, inspect.iscoroutinefunction)
-
-
-def is_async_generator(function: object) -> bool:
-    """The same for what is iterated over with `async for`."""
-    return _is_any_way(function, inspect.isasyncgenfunction)
-
-
-def _is_any_way(function: object, is_kind: Callable[[Any], bool]) -> bool:
-    while isinstance(function, functools.partial):
-        function = function.func
-    if isinstance(function, type) or not callable(function):
-        return False
-    if is_kind(inspect.unwrap(function)):
-        return True
-    return is_kind(getattr(function, "__call__"))  # noqa: B004, B009  wants what the class defines
-
-
-def check_coroutine_function(function: object, what: str) -> None:
-    """Raise `TypeError` for what cannot be awaited once it is called; `what` is what it was for."""
-    if is_coroutine_function(function):
-        return
-    name = name_of(function)
-    if is_async_generator(function):
-        advice = "it yields, so it is an async generator: only the handler of a Stream is one"
-    elif isinstance(function, type) or not callable(function):
-        advice = "it is not a function: write it as an `async def`"
-    else:
-        advice = f"it is not async: write `async def {name}(...)`"
-    raise TypeError(f"{what} is a coroutine function, and {name} is none: {advice}")
-
-
-def name_of(function: object) -> str:
-    """What its user calls it."""
-    name = getattr(function, "__name__", None)
-    return name if isinstance(name, str) else repr(function)
-
-
-def check_registered_type(kind: object, decorator: str) -> None:
-    """Raise `TypeError` for what is no type of messages; often that is the handler itself."""
-    if isinstance(kind, type):
-        return
-    name = name_of(kind)
-    if inspect.isroutine(kind) or isinstance(kind, functools.partial):
-        raise TypeError(
-            f"{decorator} takes the type of messages: write {decorator}(Type) above {name}"
-        )
-    raise TypeError(f"{decorator} takes a class of messages, not {kind!r}")
 
 
 def chained(handler: Handler, middleware: Iterable[Middleware]) -> Handler:
