@@ -86,6 +86,26 @@ def test_many_packets_at_once_are_judged_one_by_one() -> None:
     simulate(main, limit=60)
 
 
+async def test_messages_in_every_turn_do_not_keep_packets_from_leaving(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serve(strict_app()) as server, connect(server.address) as session:
+        await session.deliver(Vote(2), timeout=10)
+        manager, sent = server._manager, []
+        monkeypatch.setattr(manager, "_transmit", lambda: sent.append(True))
+
+        def messages_came() -> None:
+            manager._has_handlers = True
+
+        monkeypatch.setattr(manager, "_poll_safely", messages_came)
+        for _ in range(90):
+            manager.schedule_flush()  # somebody sends, and then something comes
+            manager.read_complete()
+            await asyncio.sleep(0)
+        assert len(sent) >= 30
+        monkeypatch.undo()
+
+
 def test_deliver_waits_for_no_handler() -> None:
     async def main() -> None:
         network = Network(link=Link(delay=0.02))

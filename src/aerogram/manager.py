@@ -84,7 +84,8 @@ class SessionManager:
         self._has_handlers = False
         """True if messages have come for handlers in this read."""
         self._gives_way = False
-        """True if a flush that was scheduled is to let them begin first."""
+        """True if a flush that was scheduled is to let them begin first; it does so once."""
+        self._gave_way = False
         self.sessions: dict[InnerSession, None] = {}
         self.handler_errors = 0
         self.ended = Ledger()
@@ -201,10 +202,11 @@ class SessionManager:
     def _flush(self) -> None:
         if self._stopped:
             return
-        if self._gives_way:
-            self._gives_way = False
+        if self._gives_way and not self._gave_way:
+            self._gave_way = True
             self._loop.call_soon(self._flush)
             return
+        self._gives_way = self._gave_way = False
         self.flush_scheduled = False
         events = self.endpoint.events
         try:
@@ -422,6 +424,7 @@ class SessionManager:
             await self._close_sessions(reason, grace)
         finally:
             self._end_sessions(reason, grace)
+            self._gives_way = False
             self._flush()
             self._stopped = self.flush_scheduled = True  # nothing is flushed any more
             self._timers.stop()
