@@ -170,7 +170,8 @@ class Config:
     of the side that has the lower one. 0 turns it off."""
 
     grace_seconds: float = 2.0
-    """Closing waits this long for queued messages and running handlers."""
+    """Closing waits this long for queued messages and running handlers; handlers of a session that
+    ends otherwise have as long. Then they are cancelled, and `on_close` has as long again."""
 
     mailbox_bytes: int = 1024 * 1024
     """What an unreliable channel may hold for a slow handler; the oldest is dropped beyond."""
