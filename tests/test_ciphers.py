@@ -33,7 +33,7 @@ async def check(session: Session[Any], server: Any, cipher: Cipher) -> None:
         assert await session.request(Double(bytes(size)), timeout=20) == bytes(2 * size)
     [peer] = server.sessions
     for end in (session, peer):
-        assert end.connection._sender.protection._aead is CIPHERS[cipher]
+        assert end._connection._sender.protection._aead is CIPHERS[cipher]
 
 
 @pytest.mark.parametrize("cipher", CIPHERS)
