@@ -28,6 +28,7 @@ from aerogram.core.handshake import ClientSecurity
 from aerogram.core.wire import Mode
 from aerogram.io import network as network_module
 from aerogram.io.network import SocketNetwork
+from aerogram.timers import TIMERS_LIMIT, DeadlineTimers
 from tests.echo import TRANSPORTS, echo_app, echoed
 from tests.io.fakes import RefusingSocket
 
@@ -296,7 +297,7 @@ async def test_what_a_peer_says_makes_no_lines_of_a_log(caplog: pytest.LogCaptur
 
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])
-async def test_a_thousand_idle_sessions_share_one_timer() -> None:
+async def test_a_thousand_idle_sessions_share_the_few_timers_of_their_sockets() -> None:
     loop = asyncio.get_running_loop()
     server = await serve(echo_app(), insecure=True)
     connections = [connect(server.address, insecure=True) for _ in range(50)]
@@ -309,9 +310,10 @@ async def test_a_thousand_idle_sessions_share_one_timer() -> None:
     assert len(server.sessions) == 1000
     timers = [handle for handle in loop._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
     owners = [getattr(handle._callback, "__self__", None) for handle in timers]
-    for manager in (server._manager, *managers):
-        assert owners.count(manager) <= 1
-    assert len(owners) <= len(managers) + 2
+    shared = [owner for owner in owners if isinstance(owner, DeadlineTimers)]
+    assert len({*map(id, shared)}) == len(managers) + 1
+    assert all(shared.count(owner) <= TIMERS_LIMIT for owner in shared)
+    assert len(owners) <= len(shared) + 1
     assert len(loop._scheduled) < 500, "cancelled ones stay there for a while"  # type: ignore[attr-defined]
     await asyncio.gather(*(c.__aexit__() for c in connections))
     await server.close()
