@@ -95,32 +95,39 @@ def test_a_demo_that_cannot_connect_says_so(
 
 @pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="pipes end otherwise here")
 @pytest.mark.parametrize(
-    "arguments", [("demo", "--messages", "2000"), ("ping", "ADDRESS", "--interval", "0.01")]
+    ("arguments", "word"),
+    [
+        (("demo", "--messages", "2000"), b""),
+        (("demo", "--messages", "2000"), b"hears"),  # which is printed by handlers
+        (("ping", "ADDRESS", "--interval", "0.01"), b"1: "),
+    ],
 )
-async def test_output_that_nobody_reads_ends_a_command(arguments: tuple[str, ...]) -> None:
+async def test_output_that_nobody_reads_ends_a_command(
+    arguments: tuple[str, ...], word: bytes
+) -> None:
     """Like `aerogram demo | head -1`."""
     async with serve(App()) as server:
         named = [server.address if word == "ADDRESS" else word for word in arguments]
         if named[0] == "ping":
             named += ["--count", "2000"]
-        ended = await _run_and_read_one_line(named)
-    line, status, told = ended
-    assert line
+        status, told = await _run_and_read_until(word, named)
     assert status in (-signal.SIGPIPE, 128 + signal.SIGPIPE)
     assert told == b""
 
 
-async def _run_and_read_one_line(arguments: list[str]) -> tuple[bytes, int, bytes]:
+async def _run_and_read_until(word: bytes, arguments: list[str]) -> tuple[int, bytes]:
+    """The status and the complaints of a command whose output is read until a line has this."""
     ours, theirs = os.pipe()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-u", "-m", "aerogram", *arguments, stdout=theirs, stderr=subprocess.PIPE
     )
     os.close(theirs)
-    with os.fdopen(ours, "rb") as output:
-        line = await asyncio.to_thread(output.readline)
+    with os.fdopen(ours, "rb", buffering=0) as output:
+        while word not in (line := await asyncio.to_thread(output.readline)):
+            assert line, "the command has ended before"
     _, told = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode is not None
-    return line, process.returncode, told
+    return process.returncode, told
 
 
 # -- secrets
