@@ -14,6 +14,7 @@ from aerogram.errors import InvalidAddress
 from aerogram.io import ancillary
 from aerogram.io.datagram import Clocks, Datagram
 from aerogram.io.icmp import REPORTS_LIMIT, IcmpReason, IcmpReport
+from aerogram.io.sockets import SOL_UDP, UDP_GRO
 from tests.io.endpoints import HOST, IPV6, LINUX, PATIENCE, opened, take, until
 
 CLOSED_PORT = 9
@@ -269,6 +270,18 @@ def test_control_messages_that_make_no_sense_are_not_known() -> None:
         assert datagram.local_address is datagram.destination is datagram.interface is None
         assert datagram.ttl is datagram.tos is None
         assert datagram.received_at == datagram.received_at_loop == 0.0
+
+
+def test_a_value_that_looks_like_the_mark_of_a_run_is_none() -> None:
+    size = (SOL_UDP, UDP_GRO, struct.pack("=i", 2))
+    lookalike = (socket.SOL_SOCKET, ancillary.SO_TIMESTAMPNS, struct.pack("@ii", *size[:2]) * 2)
+    for control, records in (
+        ([lookalike], (b"abcd",)),
+        ([lookalike, size], (b"ab", b"cd")),
+        ([size], (b"ab", b"cd")),
+    ):
+        datagram = Datagram(b"abcd", (HOST, 1), ancillary.packed(control))
+        assert tuple(datagram.records) == records
 
 
 def test_an_ipv6_group_is_no_address_to_answer_from() -> None:
