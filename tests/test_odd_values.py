@@ -14,6 +14,7 @@ from aerogram import (
     Config,
     Identity,
     InvalidAddress,
+    InvalidMessage,
     Outcome,
     Rejected,
     Request,
@@ -50,12 +51,16 @@ def app() -> App[None, None]:
     return app
 
 
-@pytest.mark.parametrize("deadline", [math.inf, math.nan, 1e12])
-async def test_a_deadline_that_cannot_be_raises_and_loses_nothing(deadline: float) -> None:
+@pytest.mark.parametrize("deadline", [math.inf, math.nan, 1e12, "1", True, [1]])
+async def test_a_deadline_that_cannot_be_raises_and_loses_nothing(deadline: Any) -> None:
     async with serve(app()) as server, connect(server.address) as session:
         before = await session.send(1)
-        with pytest.raises(ValueError, match="deadline"):
-            await session.send(2, deadline=deadline)
+        for call in (
+            lambda: session.send(2, deadline=deadline),
+            lambda: session.emit("news", 2, deadline=deadline),
+        ):
+            with pytest.raises((ValueError, TypeError), match=r"deadline= is .*at most 1e\+06"):
+                await call()
         await session.deliver(3, timeout=5)
         assert await before is Outcome.DELIVERED
         assert session.stats.balanced
@@ -100,6 +105,23 @@ async def test_a_reason_for_closing_that_is_no_text_closes() -> None:
         await asyncio.wait_for(peer.wait_closed(), 5)
         assert not isinstance(peer.error, RequestFailed)
         assert "5" in str(peer.error)
+
+
+@pytest.mark.parametrize("topic", [5, None, b"news", ["news"]])
+async def test_a_topic_that_is_no_text_raises(topic: Any) -> None:
+    async with serve(app()) as server, connect(server.address) as session:
+        with pytest.raises(InvalidMessage, match="a topic is a str"):
+            await session.emit(topic, 1)
+        await session.deliver(1, timeout=5)
+
+
+@pytest.mark.parametrize("kind", [5, "Ask", set, object])
+async def test_what_is_no_type_of_messages_has_no_next_one_and_no_budget(kind: Any) -> None:
+    async with serve(app()) as server, connect(server.address) as session:
+        with pytest.raises(InvalidMessage):
+            await session.receive(kind, timeout=5)
+        with pytest.raises(InvalidMessage):
+            session.budget(kind)
 
 
 # -- timeouts

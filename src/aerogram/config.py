@@ -75,6 +75,9 @@ def _shown(limit: float) -> str:
 TIMEOUT_SECONDS: Final = Range(0.0, SECONDS_LIMIT)
 """How long a call may be told to wait."""
 
+DEADLINE_SECONDS: Final = Range(-math.inf, SECONDS_LIMIT)
+"""From now, until a message is worthless; what has passed expires at once."""
+
 
 def check_timeout(seconds: object, name: str = "timeout=") -> None:
     """Raise `TypeError` or `ValueError` for a timeout that is neither None nor seconds."""

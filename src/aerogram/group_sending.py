@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from aerogram.config import SECONDS_LIMIT, Range
+from aerogram.config import DEADLINE_SECONDS
 from aerogram.core.channel import SendChannel
 from aerogram.core.events import CloseCode
 from aerogram.core.pacing import RateLimit
@@ -28,9 +28,6 @@ PATIENCE_SECONDS: Final = 1.0
 
 PATIENCE_GRAIN_SECONDS: Final = 0.01
 """Patience is looked at no more often than this, however many are waited for."""
-
-DEADLINE_SECONDS: Final = Range(-math.inf, SECONDS_LIMIT)
-"""From now; what has passed expires at once."""
 
 BURST_SECONDS: Final = 1.0
 """A group that was silent may say at once what its limit allows in this time."""

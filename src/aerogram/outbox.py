@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from aerogram.config import DEADLINE_SECONDS, SECONDS_LIMIT
 from aerogram.errors import InvalidMessage, QueueFull, SessionClosed
 from aerogram.receipts import Receipt
 
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
 
 PAYLOAD_ONLY: Final = object()
 """Stands for the message where there is none: a frame of our own, as that of a request."""
-
-
-DEADLINE_SECONDS_LIMIT: Final = 1e6
-"""Longer is no deadline: leave it out."""
 
 
 class Outbox:
@@ -235,7 +232,7 @@ def _key_of(channel: SendChannel, message: Any) -> Hashable:
 
 
 def _checked(deadline: float) -> float:
-    """Return a deadline that can be kept; one that has passed is 0. Raises `ValueError`."""
-    if not deadline <= DEADLINE_SECONDS_LIMIT:  # written so that it refuses nan too
-        raise ValueError(f"a deadline is at most {DEADLINE_SECONDS_LIMIT:g} s, not {deadline!r}")
+    """One that has passed is 0. Raises `ValueError`, or `TypeError` for what is no number."""
+    if type(deadline) is not float or not deadline <= SECONDS_LIMIT:
+        DEADLINE_SECONDS.check("deadline=", deadline)
     return max(deadline, 0.0)

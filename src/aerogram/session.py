@@ -131,6 +131,8 @@ class Session(Asking, Generic[StateT]):
 
         Raises `InvalidMessage` for a type that cannot be sent.
         """
+        if kind is not None:
+            codec.type_key(kind)
         channel = self._outbox.channel_for(object if kind is None else kind, via)
         return self._connection.budget(channel)
 

@@ -255,6 +255,8 @@ _ADVICE: Final[dict[type, str]] = {
 
 def not_a_message(kind: type[Any]) -> InvalidMessage:
     """The error for a value that no payload can carry: it says what to do instead."""
+    if not isinstance(kind, type):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return InvalidMessage(f"a class of messages, or a plain type, is meant and not {kind!r}")
     advice = _ADVICE.get(kind, "derive its class from Message")
     bases = [base for base in kind.__mro__[1:] if base in PLAIN_KINDS]
     if bases:

@@ -231,6 +231,8 @@ def _name_of(head: bytes) -> str:
 
 def encode_topic(topic: str, value: object) -> bytes:
     """The payload of a plain value under a topic. Raises `InvalidMessage`, also for the name."""
+    if not isinstance(topic, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidMessage(f"a topic is a str, not {topic!r}")
     try:
         head = name_head(TOPIC, topic, "a topic")
     except ValueError as error:
