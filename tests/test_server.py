@@ -364,7 +364,10 @@ async def test_opening_and_closing_many_times_leaks_no_descriptor() -> None:
 def test_an_identity_survives_in_a_file_that_only_its_owner_reads(tmp_path: Path) -> None:
     path = tmp_path / "server.key"
     identity = new_identity()
-    write_identity(path, identity)
+    public: Any = identity.public_bytes
+    with pytest.raises(TypeError, match="Identity"):
+        write_identity(path, public)
+    write_identity(path, identity)  # no file was left in its way
     assert read_identity(path).public_bytes == identity.public_bytes
     assert path.stat().st_mode & 0o077 == 0
     with pytest.raises(FileExistsError):

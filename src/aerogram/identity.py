@@ -26,8 +26,11 @@ def new_identity() -> Identity:
 def write_identity(path: str | Path, identity: Identity) -> None:
     """Write a key pair to a new file that only its owner may read.
 
-    Raises `FileExistsError` rather than replace a key, or another `OSError`.
+    Raises `FileExistsError` rather than replace a key, or another `OSError`; `TypeError` for what
+    is no `Identity`, and leaves no file then.
     """
+    if not isinstance(identity, Identity):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"an Identity is kept in a file, not {identity!r}")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(f"{PREFIX}{encode_key(identity.private_bytes)}\n")
