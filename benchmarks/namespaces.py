@@ -3,22 +3,28 @@
 Each host has the interface `e0`, the addresses 10.77.0.N and fe80::N, and a route for groups. Loss
 is a filter in the kernel at the host's own ingress (`tc` with a BPF program that draws random
 numbers), so each loses others, and nothing but multicast of IPv4. Leaving the block removes
-everything that it made.
+everything that it made; what a killed process has left, the next one removes.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any, Final, Self
 
 HOSTS_LIMIT: Final = 250
 GROUPS: Final = "239.0.0.0/8"
 INTERFACE: Final = "e0"
+
+NAMES: Final = Path("/run/netns")
+_OURS: Final = re.compile(r"(?:ag|aw|aero)(\d+)(?:x\d+)?[a-z]\d*")
+"""Names of namespaces with the process that made them: here, on a bad wire, in tests."""
 
 _numbers = itertools.count(1)
 
@@ -47,6 +53,16 @@ def run(*command: str, check: bool = True) -> None:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
+def remove_leftovers() -> None:
+    """Remove the namespaces of processes that were killed before they could do it themselves."""
+    if not NAMES.is_dir():
+        return
+    for found in NAMES.iterdir():
+        ours = _OURS.fullmatch(found.name)
+        if ours is not None and not Path(f"/proc/{ours[1]}").exists():
+            run("ip", "netns", "del", found.name, check=False)
+
+
 class Ethernet:
     """So many hosts on a bridge, numbered from 1."""
 
@@ -67,9 +83,11 @@ class Ethernet:
 
     def __exit__(self, *exception: object) -> None:
         while self._made:
-            run("ip", "netns", "del", self._made.pop(), check=False)
+            run("ip", "netns", "del", self._made[-1], check=False)
+            self._made.pop()  # an interrupt before this lets another try remove it
 
     def _make(self) -> None:
+        remove_leftovers()
         for name in (self._bridge, *self._hosts):
             run("ip", "netns", "add", name)
             self._made.append(name)

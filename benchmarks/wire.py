@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Final, Self
 
 from aerogram.lab.link import Link, LinkState
-from benchmarks.namespaces import run
+from benchmarks.namespaces import remove_leftovers, run
 
 NEAR: Final = "10.98.0.1"
 FAR: Final = "10.98.0.2"
@@ -32,7 +32,7 @@ class BadWire:
     """Two namespaces, `near` and `far`, joined by a link in each direction."""
 
     def __init__(self, link: Link, seed: int) -> None:
-        prefix = f"aw{os.getpid() % 100_000}"
+        prefix = f"aw{os.getpid()}"
         self.near, self.far = f"{prefix}n", f"{prefix}f"
         self.packets = 0
         self.lost = 0
@@ -57,6 +57,7 @@ class BadWire:
         self._remove()
 
     def _make(self) -> None:
+        remove_leftovers()
         for name, address in ((self.near, NEAR), (self.far, FAR)):
             run("ip", "netns", "add", name)
             self._made.append(name)

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.namespaces import remove_leftovers
+
 _CLONE_NEWNET = 0x40000000
 _LINK_LOCAL_SECONDS = 5.0
 _numbers = itertools.count()
@@ -67,6 +69,7 @@ def hosts(count: int, networks: int) -> Generator[list[Host]]:
     """So many hosts, each on every one of the networks. Skips the test where they cannot be had."""
     if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("network namespaces need Linux, root and iproute2")
+    remove_leftovers()
     prefix = f"aero{os.getpid()}x{next(_numbers)}"
     switch = f"{prefix}s"
     made = [Host(f"{prefix}h{number}", number) for number in range(1, count + 1)]

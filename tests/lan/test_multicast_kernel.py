@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from aerogram.lan import multicast
 from aerogram.lan.multicast import MulticastReceiver, MulticastSender
 from aerogram.lan.questions import Question, encode_question
 from benchmarks.multicast import Load, measure
-from benchmarks.namespaces import Ethernet, unavailable
+from benchmarks.namespaces import NAMES, Ethernet, remove_leftovers, unavailable
 from tests.forging import CAN_FORGE, send_from_port_0
 
 ROOT = Path(__file__).parents[2]
@@ -132,6 +133,23 @@ def test_a_question_reaches_all_namespaces(group: str, prefix: str) -> None:
             responder.communicate("\n")
     answers = json.loads(output)
     assert sorted(answers) == [[f"who?{prefix}1", f"{prefix}{number}"] for number in (2, 3, 4)]
+
+
+@needs_namespaces
+def test_what_a_killed_process_left_is_removed() -> None:
+    program = (
+        "import os, signal; from benchmarks.namespaces import Ethernet\n"
+        "with Ethernet(2): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) as killed:
+        os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)  # others still see it
+        left = set(NAMES.glob(f"ag{killed.pid}x*"))
+        assert left
+    with Ethernet(1) as ethernet:
+        remove_leftovers()
+        names = set(NAMES.iterdir())
+        assert not left & names
+        assert NAMES / ethernet.command(1)[3] in names, "those in use stay"
 
 
 def test_loss_is_counted_as_it_should_be() -> None:
