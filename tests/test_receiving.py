@@ -26,6 +26,7 @@ from aerogram import (
 )
 from aerogram import messages as codec
 from aerogram.lab import Network, simulate
+from aerogram.lanes import MESSAGES_PER_TURN
 
 CALLS = Channel("calls", delivery.unreliable(), carries=[])
 SMALL = Config(channel_window_bytes=4096)
@@ -152,6 +153,58 @@ def test_a_handler_receives_what_comes_after_its_own_message() -> None:
             assert confirmed == [(str(n // 2), Confirm(n)) for n in range(8)]
             assert peer.stats.messages_waiting == 1
             assert peer.stats.messages_handled == 12
+
+    simulate(main, limit=60)
+
+
+def test_receiving_in_a_handler_leaves_the_order_of_what_waits() -> None:
+    async def main() -> None:
+        app, order, go_on = App(), [], asyncio.Event()
+
+        @app.on(Say)
+        async def say(session: Session[None], message: Say) -> None:
+            order.append(int(message.text))
+            if order == [0]:
+                await go_on.wait()
+                assert await session.receive(Confirm, timeout=5) == Confirm(1)
+
+        async with linked(app) as (session, peer):
+            for packet in (range(4), range(4, 8)):  # the rest of one, and all of another
+                for number in packet:
+                    await session.send(Say(str(number)))
+                await session.ping()
+            assert peer.stats.messages_waiting == 8
+            go_on.set()
+            await session.send(Confirm(1))
+            await session.ping()
+            await asyncio.sleep(1.0)
+            assert order == [*range(8)]
+
+    simulate(main, limit=60)
+
+
+def test_handlers_that_never_wait_let_others_run() -> None:
+    async def main() -> None:
+        app, go_on, handled, most = App(), asyncio.Event(), 0, 0
+
+        @app.on(int)
+        async def take(session: Session[None], number: int) -> None:
+            nonlocal handled
+            if number == 0:
+                await go_on.wait()
+            handled += 1
+
+        async with linked(app) as (session, peer):
+            for number in range(5000):
+                await session.send(number)
+            while peer.stats.messages_waiting < 5000:
+                await session.ping()
+            go_on.set()
+            while handled < 5000:
+                before = handled
+                await asyncio.sleep(0)
+                most = max(most, handled - before)
+            assert most < 2 * MESSAGES_PER_TURN
 
     simulate(main, limit=60)
 

@@ -126,6 +126,15 @@ def test_a_record_that_has_begun_is_not_dropped() -> None:
     assert [str(message and message.outcome) for message in others] == ["lost"] * 4 + ["delivered"]
 
 
+def test_an_old_limit_takes_no_credit_back() -> None:
+    pair = opened("block")
+    channel, sender = pair.client.channel("a"), pair.client.connection._sender
+    limit = channel.credit_cost + 1000
+    sender.credit(channel.identity, limit)
+    sender.credit(channel.identity, limit - 1)  # was overtaken on its way
+    assert channel.credit_cost == limit
+
+
 def test_an_empty_queue_takes_one_record_of_any_size() -> None:
     pair = opened("block", size=1000)
     assert offer(pair, bytes(50_000)) is not None
