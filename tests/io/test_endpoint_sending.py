@@ -318,6 +318,16 @@ async def test_broadcast_needs_an_interface_that_can() -> None:
         for unknown in ("nonesuch0", 999_999, "203.0.113.77"):
             with pytest.raises(InvalidAddress, match="interface"):
                 await endpoint.broadcast(b"x", 9, interface=unknown)
+        for port in (0, 65536):
+            with pytest.raises(InvalidAddress, match="port"):
+                await endpoint.broadcast(b"x", port)
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 31, 1 << 40])
+async def test_a_number_that_no_interface_can_have(number: int) -> None:
+    async with opened() as endpoint:
+        with pytest.raises(InvalidAddress, match="interface"):
+            await endpoint.send(b"x", (HOST, 9), interface=number)
 
 
 @IPV6

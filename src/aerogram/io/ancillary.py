@@ -47,6 +47,9 @@ SO_MEMINFO: Final = 55
 CONTROL_BYTES: Final = 256
 """Room for all of the above at once on a dual-stack socket, which needs about 200."""
 
+_INTERFACES_LIMIT: Final = 1 << 31
+"""The number of an interface is a positive C int."""
+
 _HEADER: Final = struct.Struct("@Nii")
 """struct cmsghdr: its length with the header, level, type."""
 
@@ -241,8 +244,11 @@ def sending_control(
     """Control messages that send one datagram with these properties, for a socket of `family`.
 
     The list is shared: do not change it. Raises `InvalidAddress` for a source that is no numeric
-    address of that family, `ValueError` for a TTL or TOS out of range.
+    address of that family or an interface whose number is out of range, `ValueError` for a TTL or
+    TOS out of range.
     """
+    if not 0 <= interface < _INTERFACES_LIMIT:
+        raise InvalidAddress(f"no such interface: {interface!r}")
     control: ControlList = []
     if source is not None or interface:
         control.append(_source_control(family, source, interface))

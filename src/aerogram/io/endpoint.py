@@ -24,7 +24,7 @@ from aerogram.io.fanout import FanOut, Sender
 from aerogram.io.interfaces import interface_index, interfaces
 from aerogram.io.links import IP_FAMILIES, Link, Payload, Workings, send_refused
 from aerogram.io.multicast import InterfaceName, Membership
-from aerogram.io.sockets import Address
+from aerogram.io.sockets import Address, checked_address
 
 SENDS_PER_TURN: Final = 128
 """A task that sends without end lets the loop go on after so many."""
@@ -289,10 +289,12 @@ class DatagramEndpoint:
     ) -> FanOut:
         """Send one datagram to the broadcast address of each interface, or of `interface` only.
 
-        The outcome has one entry for each broadcast address. Raises `InvalidAddress` where there is
-        no such interface, or none that can broadcast, and for an endpoint without IPv4.
+        The outcome has one entry for each broadcast address. Raises `InvalidAddress` for what is no
+        port, where there is no such interface, or none that can broadcast, and for an endpoint
+        without IPv4.
         """
         sock = self._open_link().sock
+        checked_address(LIMITED_BROADCAST, port)
         if sock is not None and not multicast.carries(sock, 4):
             raise InvalidAddress("only IPv4 has broadcast addresses")
         if sock is None:
