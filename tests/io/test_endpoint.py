@@ -431,6 +431,17 @@ async def test_abstract_unix_addresses() -> None:
         assert (datagram.data, datagram.address) == (b"x", (name + "-2", 0))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the abstract namespace is Linux's")
+async def test_an_abstract_unix_name_may_have_any_bytes() -> None:
+    name = f"\0a\0{os.getpid()}-{id(object())}\udcff\0"
+    async with open_endpoint(path=name) as server, open_endpoint(path=name + "2") as client:
+        await client.send(b"x", name)
+        datagram = await server.receive(timeout=PATIENCE)
+        assert datagram.address == (name + "2", 0)
+        await datagram.reply(b"y")
+        assert (await client.receive(timeout=PATIENCE)).address == (name, 0)
+
+
 @IPV6
 @EVERY_TRANSPORT
 async def test_ipv6(kind: Kind) -> None:

@@ -144,7 +144,7 @@ def checked_unix_path(address: object) -> str:
         raise InvalidAddress(f"an AF_UNIX address is a path or (path, 0), not {address!r}")
     if not 0 < len(os.fsencode(path)) <= UNIX_PATH_BYTES_LIMIT:
         raise InvalidAddress(f"a path has 1 to {UNIX_PATH_BYTES_LIMIT} bytes, not {path!r}")
-    if "\0" in path[1:]:
+    if "\0" in path[1:] and path[0] != "\0":
         raise InvalidAddress(f"a path has no NUL inside: {path!r}")
     return path
 
