@@ -38,6 +38,20 @@ async def test_the_offset_of_a_server_is_found_within_its_bound() -> None:
     assert server.stats.answered == 4
 
 
+async def test_a_clock_that_is_set_back_meanwhile_spoils_nothing() -> None:
+    reads = 0
+
+    def set_back() -> float:
+        nonlocal reads
+        reads += 1
+        return time.time() - (3600.0 if reads > 3 else 0.0)
+
+    async with sntp.serve_time(LOOPBACK, 0, limit=None) as server:
+        found = await sntp.query(*server.address[:2], samples=8, clock=set_back)
+    assert abs(found.offset - 3600.0) <= found.error_bound < 0.5
+    assert 0.0 <= found.delay < 5.0
+
+
 async def test_an_answer_is_no_larger_than_its_question() -> None:
     async with (
         sntp.serve_time(LOOPBACK, 0) as server,

@@ -127,7 +127,8 @@ def _measured(filtered: ClockFilter, exchanges: list[_Exchange]) -> Measurement:
     return Measurement(
         offset=filtered.offset(last.t4),
         error_bound=filtered.error_bound(last.t4),
-        delay=min((each.t4 - each.t1) - (each.t3 - each.t2) for each in exchanges),
+        # While the clock was set back nothing was measured: the filter drops that, too.
+        delay=min(_round_trip(each) for each in exchanges if each.t4 >= each.t1),
         stratum=last.answer.stratum,
         leap=last.answer.leap,
         root_delay=last.answer.root_delay,
@@ -135,6 +136,11 @@ def _measured(filtered: ClockFilter, exchanges: list[_Exchange]) -> Measurement:
         reference_id=last.answer.reference_id,
         exchanges=len(exchanges),
     )
+
+
+def _round_trip(exchange: _Exchange) -> float:
+    """Without the time that the server took; clocks that read in steps could make it negative."""
+    return max(0.0, (exchange.t4 - exchange.t1) - (exchange.t3 - exchange.t2))
 
 
 def _clock_of(network: Network | None) -> Clock:
