@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -14,6 +14,8 @@ from aerogram import (
     Channel,
     Config,
     Message,
+    Outcome,
+    QueueFull,
     Request,
     RequestFailed,
     Server,
@@ -90,6 +92,40 @@ def test_a_handler_is_cancelled_at_the_deadline_of_its_message(concurrency: int 
             assert stats.totals.handlers_expired == 1
             assert stats.handler_errors == 0
             assert stats.balanced, stats.totals.imbalances
+
+    simulate(main, limit=60)
+
+
+@pytest.mark.parametrize("by_channel", [True, False])
+def test_a_deadline_passes_also_while_a_message_waits_for_room(by_channel: bool) -> None:
+    """Its seconds count from the call, not from when the queue had room for it."""
+    promise = delivery.ordered(deadline=0.5 if by_channel else None)
+    narrow = Channel("narrow", promise, queue_messages=4)
+
+    async def main() -> None:
+        app, bench = App(channels=[narrow]), Bench()
+        app.on(Work)(bench.work)
+        config = Config(channel_window_bytes=4096)
+        async with linked(app, App(channels=[narrow]), config) as (server, session):
+            loop = asyncio.get_running_loop()
+            with suppress(QueueFull):
+                while True:
+                    session.send_nowait(Work(0), via=narrow, deadline=1.5)
+                    await asyncio.sleep(0)
+            begun = loop.time()
+            receipt = await session.send(Work(-1), via=narrow, deadline=None if by_channel else 0.5)
+            assert loop.time() - begun == pytest.approx(0.5)
+            assert (await receipt, receipt.rtt) == (Outcome.EXPIRED, None)
+            assert session.stats.messages_in_flight > 0
+            bench.gate.set()
+            waited = await session.send(Work(-2), via=narrow, deadline=0.5)
+            assert await waited is Outcome.DELIVERED
+            await asyncio.sleep(2.0)
+            assert -1 not in bench.begun
+            assert -2 in bench.begun
+            for stats in (session.stats, server.stats):
+                assert stats.balanced
+            assert session.stats.messages_in_flight == 0
 
     simulate(main, limit=60)
 

@@ -84,22 +84,38 @@ class Outbox:
     async def send(
         self, channel: SendChannel, message: object, payload: bytes, deadline: float | None
     ) -> Receipt:
-        """Queue a message once there is room.
+        """Queue a message once there is room; one whose deadline passes before that expires.
 
         Raises `QueueFull` on a channel that wants it so, and as `put`.
         """
         receipt = self.offer(channel, message, payload, deadline)
+        if receipt is not None:
+            return receipt
+        if channel.when_full == "error":
+            raise full(channel)
+        if deadline is None:
+            deadline = channel.delivery.deadline_seconds
+        due = None if deadline is None else self._shell.time() + _checked(deadline)
         while receipt is None:
-            if channel.when_full == "error":
-                raise full(channel)
-            ready = self.when_room(channel)
-            try:
-                await ready
-            except asyncio.CancelledError:
-                self._forget(channel, ready)
-                raise
-            receipt = self.offer(channel, message, payload, deadline)
+            if not await self._has_room_by(due, channel):
+                receipt = Receipt(payload, due)
+                self._connection.outcomes.expire_unqueued(receipt, self._shell.time())
+                return receipt
+            left = None if due is None else due - self._shell.time()
+            receipt = self.offer(channel, message, payload, left)
         return receipt
+
+    async def _has_room_by(self, due: float | None, channel: SendChannel) -> bool:
+        """Wait until a full queue has room, or the session ends; False if it is not by then."""
+        ready = self.when_room(channel)
+        try:
+            async with asyncio.timeout_at(due):
+                await ready
+        except TimeoutError:
+            return False
+        finally:
+            self._forget(channel, ready)
+        return True
 
     def offer(
         self, channel: SendChannel, message: object, payload: bytes, deadline: float | None

@@ -148,10 +148,10 @@ class Session(Asking, Generic[StateT]):
     ) -> Receipt:
         """Queue a message; waits while the channel's queue is full, unless the channel says else.
 
-        `deadline` is in seconds from now: later the message is worthless and given up. `progress`
-        is called with the bytes that the peer's endpoint has, of a large message piece by piece,
-        and with how many there are. Raises `InvalidMessage`, `MessageTooLarge`, `SessionClosed`, or
-        `QueueFull` on a channel that wants it so.
+        `deadline` is in seconds from now: later the message is worthless and given up, also if it
+        still waits for room. `progress` is called with the bytes that the peer's endpoint has, of a
+        large message piece by piece, and with how many there are. Raises `InvalidMessage`,
+        `MessageTooLarge`, `SessionClosed`, or `QueueFull` on a channel that wants it so.
         """
         receipt: Receipt
         payload = codec.encode(message)

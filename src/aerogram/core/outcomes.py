@@ -14,7 +14,7 @@ from aerogram.core.priorities import Schedule
 from aerogram.core.stats import ConnectionStats
 
 QUEUE_FULL: Final = "the queue of its channel was full"
-"""The reason that a receipt gives for a message that was dropped here."""
+"""The reason that a receipt gives for a message that was dropped here, or never let in."""
 
 
 class Outcomes:
@@ -87,6 +87,12 @@ class Outcomes:
         """A message that is sent too late, on a connection that has ended."""
         self._stats.messages_sent += 1
         self._settle(message, Outcome.LOST, now)
+
+    def expire_unqueued(self, message: Outgoing, now: float) -> None:
+        """The deadline of a message has passed while it waited for room."""
+        self._stats.messages_sent += 1
+        message.make_history().reason = QUEUE_FULL
+        self._settle(message, Outcome.EXPIRED, now)
 
     def _drop(self, message: Outgoing, outcome: Outcome, now: float) -> None:
         message.make_history().reason = QUEUE_FULL
