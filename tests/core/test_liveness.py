@@ -6,14 +6,14 @@ from random import Random
 
 import pytest
 
-from aerogram.config import Config
+from aerogram.config import SMALLEST_DATAGRAM_BYTES, Config
 from aerogram.core import wire
 from aerogram.core.connection import State
 from aerogram.core.endpoint import RESET_INTERVAL_SECONDS, Endpoint
 from aerogram.core.events import CloseCode
 from aerogram.core.farewell import CLOSES_SENT
 from aerogram.core.handshake import ClientSecurity, ServerSecurity
-from aerogram.core.keys import Identity
+from aerogram.core.keys import Identity, mac1, mac1_key
 from aerogram.core.wire import Mode
 from aerogram.lab.link import Link
 from aerogram.lab.pair import Pair, Side
@@ -232,6 +232,26 @@ def test_no_more_than_the_limit_are_half_open() -> None:
     server.handle_timeout(2.0)
     assert server.stats.handshakes_expired == 5
     assert shake(server, 20, 2.0) == 1
+
+
+def test_an_init_without_its_padding_gets_no_answer() -> None:
+    """Else whoever forges an address could have a server send more than he sends."""
+    server = restarted()
+    server_key = IDENTITY.public_bytes
+    client = Endpoint(Config(), random_bytes=Random(1).randbytes, specs={})
+    security = ClientSecurity(Mode.PINNED, Identity.from_private_bytes(bytes(32)), server_key)
+    client.connect(("server", 1), security, 0.0, 5.0)
+    [transmit] = client.poll_transmit(0.0)
+    [init] = transmit.packets
+    assert len(init) == SMALLEST_DATAGRAM_BYTES
+    key = mac1_key(server_key)
+    for padding_missing in (1, 500):
+        body = init[: -wire.MAC1_BYTES - padding_missing]
+        server.receive_datagram(body + mac1(key, body), ("client", 1), 0.0)
+    assert [*server.poll_transmit(0.0)] == []
+    assert server.stats.handshakes_started == 0
+    server.receive_datagram(init, ("client", 1), 0.0)
+    assert len([*server.poll_transmit(0.0)]) == 1
 
 
 def test_above_a_few_half_open_a_client_proves_its_address_first() -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from aerogram.config import SMALLEST_DATAGRAM_BYTES, Config
+from aerogram.config import Config
 from aerogram.core import wire
 from aerogram.core.channel import ChannelSpec
 from aerogram.core.connection import Connection, Shared, State
@@ -162,7 +162,7 @@ class Endpoint:
             self.stats.dropped_unexpected += 1
             return
         key = server.mac1_key(init.mode)
-        if len(data) < SMALLEST_DATAGRAM_BYTES or key is None or not mac1_matches(key, data):
+        if key is None or not mac1_matches(key, data):
             self.stats.dropped_unauthentic += 1
             return
         known = self._half_open.get((init.client_cid, address))
