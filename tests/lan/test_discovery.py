@@ -46,6 +46,29 @@ async def test_a_server_is_found_and_connected_to() -> None:
             assert await session.receive(bytes, timeout=5) == b"hello"
 
 
+@pytest.mark.parametrize(
+    ("name", "second"),
+    [("Twins", "Twins-2"), ("é" * 31 + "x", "é" * 28)],
+    ids=["short", "long"],
+)
+async def test_a_name_that_is_taken_gets_a_number(name: str, second: str) -> None:
+    async with (
+        serve(echo_app()) as one,
+        serve(echo_app()) as other,
+        announce(one, name, interfaces=LOOPBACK),
+        announce(other, name, interfaces=LOOPBACK),
+        aclosing(browse(interfaces=LOOPBACK)) as services,
+    ):
+        addresses: dict[str, str] = {}
+        async with asyncio.timeout(20):
+            async for service in services:
+                addresses[service.name] = service.address
+                if {name, second} <= addresses.keys():
+                    break
+        assert addresses[name] == one.address
+        assert addresses[second] == other.address
+
+
 async def test_a_goodbye_is_seen_by_those_who_ask_for_it() -> None:
     async with (
         serve(echo_app()) as server,

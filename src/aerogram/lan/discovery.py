@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 SERVICE_TYPE: Final = "_aerogram._udp.local."
 NAME_BYTES_LIMIT: Final = 63
 """RFC 6763 §4.1.1: an instance name is one DNS label."""
+NUMBER_BYTES: Final = 6
+"""Of it, for the number of a name that is taken: as `-12345`."""
 PROPERTY_BYTES_LIMIT: Final = 1024
 """All properties together; RFC 6763 §6.2 asks for few."""
 SERVICES_LIMIT: Final = 1024
@@ -80,7 +82,8 @@ async def announce(
     """Let others find a server under a name while the context lasts.
 
     `properties` are short texts that browsers are shown before they connect. `interfaces` are
-    addresses of interfaces to announce on (default: all). A name that is taken gets a number.
+    addresses of interfaces to announce on (default: all). A name that is taken gets a number, for
+    which a long one is cut off.
     Raises `ValueError` for a name or properties that are too long, or `DiscoveryUnavailable`.
     """
     described = dict(properties or {})
@@ -91,13 +94,34 @@ async def announce(
         described["k"] = encode_key(here.key)
     hosts = _hosts_of(server)
     async with _zeroconf(interfaces) as zeroconf:
-        info = _service_info(name, here.port, hosts, described)
         registry: Any = zeroconf  # its types are incomplete
-        await registry.async_register_service(info, allow_name_change=True)
+        info = await _register(
+            registry,
+            _service_info(name, here.port, hosts, described),
+            _service_info(_with_room_for_number(name), here.port, hosts, described),
+        )
         try:
             yield
         finally:
             await (await registry.async_unregister_service(info))
+
+
+async def _register(
+    registry: Any, wanted: AsyncServiceInfo, shorter: AsyncServiceInfo
+) -> AsyncServiceInfo:
+    """Return which of them was registered: the shorter one if the other is taken and too long."""
+    from zeroconf import BadTypeInNameException  # noqa: PLC0415
+
+    try:
+        await registry.async_register_service(wanted, allow_name_change=True)
+    except BadTypeInNameException:
+        await registry.async_register_service(shorter, allow_name_change=True)
+        return shorter
+    return wanted
+
+
+def _with_room_for_number(name: str) -> str:
+    return name.encode()[: NAME_BYTES_LIMIT - NUMBER_BYTES].decode(errors="ignore")
 
 
 def _check(name: str, properties: Mapping[str, str]) -> None:
