@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -74,6 +75,15 @@ def test_a_command_runs_on_the_loop_that_was_chosen(loop: str) -> None:
     assert run_async(command(), parser.parse_args(["--loop", loop]).loop) == 7
 
 
+@pytest.fixture
+def heeds_control_c() -> Iterator[None]:
+    """As in a terminal: a shell has what it starts in the background ignore the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_control_c")
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_control_c_ends_a_command_with_the_status_of_shells(loop: str) -> None:
     if loop == "uvloop":
