@@ -12,7 +12,7 @@ from aerogram.core.channel import ChannelSpec, WhenFull
 from aerogram.core.outcomes import QUEUE_FULL
 from aerogram.core.outgoing import Outcome, Outgoing
 from aerogram.lab.link import Link
-from aerogram.lab.pair import Pair
+from aerogram.lab.pair import Pair, Side
 
 
 def opened(
@@ -133,6 +133,27 @@ def test_an_old_limit_takes_no_credit_back() -> None:
     sender.credit(channel.identity, limit)
     sender.credit(channel.identity, limit - 1)  # was overtaken on its way
     assert channel.credit_cost == limit
+
+
+def test_credit_that_is_lost_is_given_again() -> None:
+    pair = opened("block", messages=None, config=Config(channel_window_bytes=4096))
+    lost = 0
+
+    def loses(side: Side, packet: bytes) -> bool:
+        nonlocal lost
+        if side is pair.client or not pair.server.connection._sender.recovery.sent:
+            return False
+        *_, newest = pair.server.connection._sender.recovery.sent.values()
+        has_credit = newest.extras is not None and len(newest.extras.credits) > 0
+        lost += has_credit
+        return has_credit and lost <= 3
+
+    pair.loses = loses
+    for number in range(40):
+        pair.client.send("a", number.to_bytes(2, "big") + bytes(500))
+    assert pair.settle()
+    assert lost > 3
+    assert shown(pair) == [*range(40)]
 
 
 def test_an_empty_queue_takes_one_record_of_any_size() -> None:
