@@ -101,6 +101,20 @@ async def test_presence_tells_who_joins_and_who_leaves() -> None:
         assert [event async for event in presence] == []
 
 
+async def test_who_is_no_member_does_not_leave() -> None:
+    app = App()
+    presence = app.group("room").presence()
+    async with serve(app) as server, connect(server.address) as client:
+        await client.ping(timeout=5)
+        [member] = server.sessions
+        app.group("room").discard(member)
+        app.group("room").add(member)
+        app.group("room").discard(member)
+        app.group("room").discard(member)
+    presence.close()
+    assert [event.joined async for event in presence] == [True, False]
+
+
 async def test_presence_that_nobody_reads_is_bounded_and_counted() -> None:
     app = App()
     async with serve(app) as server, connect(server.address) as client:
@@ -311,6 +325,49 @@ def test_one_of_many_senders_that_gives_up_or_fails_hurts_no_other(
                 heard = [say.fields[0] for say in await everything(guest)]
                 assert [text for text in heard if text != "3"] == wanted
             assert (await house.group.send(b"next")).sent == 6
+
+    simulate(main())
+
+
+def test_who_leaves_while_a_message_goes_round_does_not_get_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aerogram.groups.MEMBERS_PER_TURN", 2)
+
+    async def main() -> None:
+        async with House(Config()) as house:
+            guests = [await house.guest() for _ in range(5)]
+            leaving = house.newest
+            sending = asyncio.create_task(house.group.send(Say("news")))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # the first members have been offered it
+            house.group.discard(leaving)
+            assert (await sending).sent == 4
+            heard = [len(await everything(guest)) for guest in guests]
+            assert heard == [1, 1, 1, 1, 0]
+
+    simulate(main())
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_senders_do_not_wait_for_a_round_that_was_cancelled(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aerogram.groups.MEMBERS_PER_TURN", 2)
+
+    async def main() -> None:
+        async with House(Config()) as house:
+            for _ in range(5):
+                await house.guest()
+            before = asyncio.all_tasks()
+            sending = asyncio.create_task(house.group.send(Say("news")))
+            for _ in range(steps):
+                await asyncio.sleep(0)  # after one it has not even begun
+            for task in asyncio.all_tasks() - before - {sending}:
+                task.cancel()  # as a program does that cancels all that it does not know
+            await asyncio.wait([sending], timeout=5)
+            assert sending.cancelled()
+            assert (await house.group.send(b"next")).sent == 5
 
     simulate(main())
 

@@ -254,6 +254,7 @@ class Group(Generic[StateT]):
         self._queue.append(fanout)
         if self._round is None:
             self._round = asyncio.get_running_loop().create_task(self._go_round())
+            self._round.add_done_callback(self._round_done)
         await fanout.offered
 
     async def _go_round(self) -> None:
@@ -272,10 +273,18 @@ class Group(Generic[StateT]):
                     if not fanout.offered.done():
                         fanout.offered.set_result(None)
         finally:
-            self._round = None
-            for fanout in [*fanouts, *self._queue]:
-                fanout.offered.cancel()
-            self._queue.clear()
+            self._end_round(fanouts)
+
+    def _round_done(self, task: asyncio.Task[None]) -> None:
+        if self._round is task:  # cancelled before it began
+            self._end_round([])
+
+    def _end_round(self, fanouts: list[Fanout]) -> None:
+        """Let nobody wait for what was not offered to all."""
+        self._round = None
+        for fanout in [*fanouts, *self._queue]:
+            fanout.offered.cancel()
+        self._queue.clear()
 
     async def _offer_in_turns(self, fanouts: list[Fanout]) -> None:
         members = [*self._members]
