@@ -96,6 +96,14 @@ def test_only_true_and_anywhere_are_plain_text(insecure: Any) -> None:
         connect("127.0.0.1", 9, insecure=insecure)
 
 
+@pytest.mark.parametrize("code", ["x", None, 256.0, True, 1, 255, -1, 1 << 62])
+async def test_a_code_that_is_none_of_an_application_closes_nothing(code: Any) -> None:
+    async with serve(app()) as server, connect(server.address) as session:
+        with pytest.raises((ValueError, TypeError), match=r"code= is .*0 or 256 to \d+"):
+            await session.close(code=code)
+        await session.deliver(1, timeout=5)
+
+
 async def test_a_reason_for_closing_that_is_no_text_closes() -> None:
     closing: Any = 5
     async with serve(app()) as server, connect(server.address) as session:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 
 from aerogram import messages as codec
 from aerogram.asking import Asking
-from aerogram.config import check_timeout
+from aerogram.config import Range, check_timeout
 from aerogram.core.budget import Budget
 from aerogram.core.channel import Outcome
 from aerogram.core.incoming import IncomingRecord
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from aerogram.channels import Channel
 
 MessageT = TypeVar("MessageT")
+
+CODE: Final = Range(256, (1 << 62) - 1, or_zero=True)
+"""Of a close: an application's own, or none; those between are the protocol's."""
 
 
 class Session(Asking, Generic[StateT]):
@@ -296,8 +299,7 @@ class Session(Asking, Generic[StateT]):
         ends at once. `code` is 0 or an application's own, from 256 on. Harmless if the session has
         ended.
         """
-        if code != 0 and not 256 <= code < 1 << 62:
-            raise ValueError(f"code is 0, or 256 and up, not {code}")
+        CODE.check("code=", code)
         check_timeout(grace, "grace=")
         if grace is None:
             grace = self._inner.config.grace_seconds
