@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from logging.handlers import QueueHandler
 from typing import Any
 
@@ -17,6 +18,7 @@ from aerogram import (
     Message,
     Outcome,
     QueueFull,
+    Receipt,
     Rejected,
     Request,
     RequestFailed,
@@ -28,7 +30,7 @@ from aerogram import (
     serve,
 )
 from aerogram.core.ledger import Ledger
-from aerogram.lab import Link, Network
+from aerogram.lab import Link, Network, simulate
 from aerogram.manager import LEDGER_CHECK_SECONDS
 
 
@@ -270,6 +272,34 @@ async def test_send_nowait_raises_when_the_queue_is_full() -> None:
         with pytest.raises(SessionClosed):
             session.send_nowait(Say("x"))
         assert session.stats.balanced
+
+
+def test_those_who_have_given_up_waiting_leave_nothing_behind() -> None:
+    channel = Channel("narrow", delivery.ordered(), queue_messages=2, carries=[Say])
+
+    async def main() -> None:
+        network = Network()
+        async with (
+            serve(App(channels=[channel]), "server", 1, network=network) as server,
+            connect(server.address, network=network, app=App(channels=[channel])) as session,
+        ):
+            network.partition("client-1", "server")
+            receipts: list[Receipt] = []
+            with suppress(QueueFull):
+                while True:
+                    receipts.append(session.send_nowait(Say("")))
+                    await asyncio.sleep(0)
+            for _ in range(100):
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(receipts[-1], 0.001)
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(session.send(Say("")), 0.001)
+            assert session._inner.outbox._writers == {}
+            assert len(receipts[-1].observer.waiting) == 0
+            network.repair("client-1", "server")
+            await session.close()
+
+    simulate(main, limit=60.0)
 
 
 # -- what used to slip through

@@ -373,3 +373,6 @@ async def test_kept_answers_are_bounded_in_time_number_and_bytes() -> None:
     cache.begin((b"peer", b"large"), b"")
     cache.finish((b"peer", b"large"), bytes(KEPT_BYTES + 1), 200.0)
     assert len(cache) == 0
+    cache.begin((b"peer", b"small"), b"")
+    cache.finish((b"peer", b"small"), b"answer", 200.0)
+    assert len(cache) == 1

@@ -120,6 +120,7 @@ def test_a_lower_level_does_not_starve() -> None:
     watch = Watch(pair)
     pair.run(seconds=1.0)
     carrying = [packet for packet in watch.packets if packet]
+    assert STARVATION_PACKETS == 16, "as `Channel.priority` says"
     assert len(carrying) > 10 * STARVATION_PACKETS
     for name in ("low", "lower"):
         identity = pair.client.channel(name).identity

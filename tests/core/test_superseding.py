@@ -155,6 +155,40 @@ def test_a_superseded_record_is_given_up_half_way() -> None:
     assert pair.client.connection.stats.bytes_sent < 150_000
 
 
+def test_half_a_record_gives_back_no_more_credit_than_it_took() -> None:
+    config = Config(congestion_window_bytes=20_000)
+    window = config.channel_window_bytes
+    pair = opened(link=Link(delay=0.05), config=config)
+    channel = pair.client.channel("prices")
+    for value in range(10):
+        pair.client.send("prices", price(7, value, size=200_000))
+        pair.run(seconds=0.2)
+        assert channel.credit_cost - channel.sent_cost <= window
+    pair.client.send("prices", price(7, 10))
+    assert pair.settle()
+    assert pair.client.connection.stats.messages_superseded == 10
+    assert window // 2 <= channel.credit_cost - channel.sent_cost <= window
+
+
+def test_what_a_retry_policy_wants_to_send_later_is_superseded_then() -> None:
+    class Later:
+        def next_try(self, sent: delivery.Sent, rtt: delivery.Rtt) -> float:
+            return sent.last_sent_at + 0.5
+
+    own = delivery.Delivery(delivery.NewestWins, Later(), name="own", key=first_byte)
+    pair = Pair([ChannelSpec("own", own, view=whole)], link=Link(delay=0.05))
+    pair.open()
+    pair.cut()
+    old = pair.client.send("own", price(0, 1))
+    pair.run(seconds=0.1)
+    pair.client.send("own", price(0, 2))
+    pair.run(seconds=0.1)
+    pair.heal()
+    assert pair.settle()
+    assert (old.outcome, old.attempts) == (Outcome.SUPERSEDED, 1)
+    assert [number(p) for p in pair.server.payloads("own")] == [2]
+
+
 def test_a_record_that_supersedes_one_arrives_whole() -> None:
     pair = opened()
     for value in range(3):
