@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from aerogram.config import Config
+from aerogram.errors import MessageTooLarge
 from aerogram.io.datagram import Datagram
 from aerogram.io.endpoint import DatagramEndpoint
+from aerogram.io.icmp import IcmpReason
 from aerogram.io.interfaces import InterfaceAddress, interfaces
 from aerogram.io.opening import open_endpoint
 from tests.io.endpoints import PATIENCE, take
@@ -169,6 +171,19 @@ async def test_broadcast_on_one_interface(network: list[Host]) -> None:
         [datagram] = await heard(receiver, sender, (two.address(1), PORT))
         with two.entered():
             assert (datagram.data, datagram.interface) == (b"some", "e1")
+
+
+async def test_what_this_machine_refuses_is_no_report_of_another(network: list[Host]) -> None:
+    one, two, _ = network
+    async with opened(one, may_fragment=False) as sender, opened(two) as receiver:
+        with pytest.raises(MessageTooLarge):
+            await sender.send(b"x" * 3000, (two.address(0), PORT))
+        await sender.send(b"x", (two.address(0), PORT + 1))
+        async with asyncio.timeout(PATIENCE):
+            report = await anext(sender.errors)
+        assert report.reason is IcmpReason.PORT_UNREACHABLE
+        assert sender.stats.icmp_reports == 1
+        assert await heard(receiver, sender, (two.address(0), PORT)) == []
 
 
 async def test_without_details_broadcast_works_as_well(network: list[Host]) -> None:
