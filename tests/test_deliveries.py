@@ -388,6 +388,10 @@ def test_a_session_tells_what_it_can_take_on() -> None:
             assert budget.delivered_bytes_per_second == pytest.approx(1_000_000, rel=0.1)
             left = 2000 * 1228 - 1_000_000 - 256 * 1024
             assert budget.queue_delay_seconds == pytest.approx(left / 1e6, rel=0.2)
+            before = session.budget().queue_delay_seconds
+            low = Channel("low", delivery.reliable(), priority=-1)
+            await session.send(bytes(500_000), via=low)
+            assert session.budget().queue_delay_seconds == before  # they wait for nothing below
 
     simulate(main(), limit=60.0)
 
