@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import shutil
 import socket
@@ -83,6 +84,15 @@ async def test_who_asks_too_often_is_told_once_and_then_not_at_all() -> None:
         with pytest.raises(TimeoutError):
             await sntp.query(*server.address[:2], timeout=0.05, tries=2)
         assert (server.stats.answered, server.stats.limited, server.stats.silenced) == (2, 1, 2)
+
+
+async def test_times_that_cannot_be_are_refused() -> None:
+    for interval in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="interval"):
+            sntp.RateLimit(interval_seconds=interval)
+    for timeout in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="timeout"):
+            await sntp.query(LOOPBACK, 9, timeout=timeout)
 
 
 async def test_answers_to_other_questions_are_ignored() -> None:

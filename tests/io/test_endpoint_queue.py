@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 import sys
@@ -221,3 +222,11 @@ async def test_sizes_and_senders_may_alternate_within_one_read() -> None:
             assert all(datagram.local_address is not None for datagram in batch)
             seen += [(datagram.data, datagram.address) for datagram in batch]
         assert seen == sent
+
+
+@pytest.mark.parametrize("timeout", [-1.0, math.nan, math.inf])
+async def test_a_timeout_that_cannot_be_is_refused(timeout: float) -> None:
+    async with opened() as endpoint:
+        for receive in (endpoint.receive, endpoint.receive_many):
+            with pytest.raises(ValueError, match="timeout"):
+                await receive(timeout=timeout)

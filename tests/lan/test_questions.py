@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
@@ -186,8 +187,18 @@ def test_what_cannot_be_asked_is_refused_at_once(
 ) -> None:
     with pytest.raises(error):
         lan.ask(*wrong)
-    with pytest.raises(ValueError, match="deadline"):
-        lan.ask(GROUP, PORT, b"?", deadline=0.0)
+    for deadline in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="deadline"):
+            lan.ask(GROUP, PORT, b"?", deadline=deadline)
+    for delay in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="max_delay"):
+            lan.answer(GROUP, PORT, silent, max_delay=delay)
+    with pytest.raises(ValueError, match="suppress"):
+        lan.answer(GROUP, PORT, silent, suppress=0)
+
+
+async def silent(question: bytes, asker: Address) -> bytes | None:
+    return None
 
 
 # The planners

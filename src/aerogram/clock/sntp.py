@@ -24,6 +24,7 @@ from aerogram.clock.packet import (
     from_timestamp,
     to_timestamp,
 )
+from aerogram.config import check_timeout
 from aerogram.core.clock import DRIFT_LIMIT, ClockFilter
 from aerogram.errors import AerogramError, DecodeError
 from aerogram.io.datagram import Datagram
@@ -103,6 +104,7 @@ async def query(
     Raises `TimeoutError` if nothing usable comes, `KissOfDeath`, `SntpError` for a server that does
     not know the time, `InvalidAddress`, or `OSError` for an unknown name.
     """
+    check_timeout(timeout)
     if samples < 1 or tries < 1:
         raise ValueError("samples and tries are at least 1")
     here = clock or _clock_of(network)
@@ -228,7 +230,7 @@ class RateLimit:
     interval_seconds: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.burst < 1 or self.interval_seconds <= 0:
+        if self.burst < 1 or not 0 < self.interval_seconds < float("inf"):
             raise ValueError("a burst is at least 1 and an interval above 0")
 
 

@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Self, TypedDict, Unpack
 
+from aerogram.config import check_timeout
 from aerogram.errors import EndpointClosed, InvalidAddress
 from aerogram.io import ancillary, multicast
 from aerogram.io.addresses import checked_source, is_ipv4
@@ -158,7 +159,12 @@ class DatagramEndpoint:
             raise
 
     async def receive(self, *, timeout: float | None = None) -> Datagram:
-        """Return the next datagram. Raises `TimeoutError` after `timeout` seconds."""
+        """Return the next datagram. Raises `TimeoutError` after `timeout` seconds.
+
+        Raises `ValueError` or `TypeError` for a timeout that is none.
+        """
+        if timeout is not None:
+            check_timeout(timeout)
         if not self._items:
             async with asyncio.timeout(timeout):
                 await self._arrivals.wait()
@@ -167,8 +173,10 @@ class DatagramEndpoint:
     async def receive_many(self, *, timeout: float | None = None) -> list[Datagram]:
         """Return all datagrams that are there, at least one: less work for each than one by one.
 
-        Raises `TimeoutError` after `timeout` seconds.
+        Raises as `receive`.
         """
+        if timeout is not None:
+            check_timeout(timeout)
         if not self._items:
             async with asyncio.timeout(timeout):
                 await self._arrivals.wait()

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar, overload
 
 from aerogram import messages as codec
+from aerogram.config import check_timeout
 from aerogram.errors import DecodeError, EndpointClosed
 from aerogram.io.endpoint import DatagramEndpoint
 from aerogram.io.multicast import InterfaceName
@@ -90,8 +91,9 @@ class answer:  # noqa: N801  used as a function: `async with answer(...)`
         network: Network | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
-        if max_delay < 0 or (suppress is not None and suppress < 1):
-            raise ValueError("max_delay is not below 0, and suppress at least 1")
+        check_timeout(max_delay, "max_delay=")
+        if suppress is not None and suppress < 1:
+            raise ValueError("suppress is at least 1")
         self._target = checked_group(group, port)
         self._handler = handler
         self._decode = None if kind is None else codec.decoder_for(kind)

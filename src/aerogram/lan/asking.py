@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, overload
 
 from aerogram import messages as codec
+from aerogram.config import check_timeout
 from aerogram.errors import DecodeError, InvalidMessage, MessageTooLarge
 from aerogram.io.multicast import InterfaceName
 from aerogram.io.network import Network, SocketNetwork
@@ -88,7 +89,8 @@ def ask(
     `ValueError`; while iterating also `OSError`.
     """
     checked_group(group, port)
-    if deadline <= 0 or (limit is not None and limit < 1):
+    check_timeout(deadline, "deadline=")
+    if deadline == 0 or (limit is not None and limit < 1):
         raise ValueError("a deadline is above 0 and a limit at least 1")
     kind = None if isinstance(question, bytes) else type(question)
     body = question if isinstance(question, bytes) else _encoded(question)

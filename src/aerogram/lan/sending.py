@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from aerogram import messages as codec
+from aerogram.config import check_timeout
 from aerogram.errors import EndpointClosed, Rejected
 from aerogram.io.arrivals import Waiters
 from aerogram.io.endpoint import DatagramEndpoint
@@ -185,8 +186,10 @@ class MulticastSender:
     async def drain(self, *, timeout: float | None = None) -> None:
         """Wait until every member has everything, or has lost it for good.
 
-        Raises `TimeoutError` after `timeout` seconds, `EndpointClosed`.
+        Raises `TimeoutError` after `timeout` seconds, `EndpointClosed`, or `ValueError` or
+        `TypeError` for a timeout that is none.
         """
+        check_timeout(timeout)
         core = self._opened()
         core.ask_for_reports(self._loop.time())
         self._alarm.ring()
