@@ -53,6 +53,16 @@ async def test_members_hear_the_group_until_they_leave(kind: Kind) -> None:
 
 
 @LINUX
+async def test_one_interface_by_several_names_is_joined_once() -> None:
+    async with opened("0.0.0.0") as receiver, opened("0.0.0.0") as sender:
+        on_loopback(sender)
+        with receiver.join(GROUP, interface=["lo", HOST, 1]) as membership:
+            assert membership.interfaces == (1,)
+            assert await hears(receiver, sender)
+        assert not await hears(receiver, sender)
+
+
+@LINUX
 async def test_a_member_hears_only_its_own_groups() -> None:
     async with opened("0.0.0.0") as one, opened("0.0.0.0") as two, opened("0.0.0.0") as sender:
         on_loopback(sender)

@@ -130,7 +130,8 @@ def test_a_record_with_a_broken_key_is_not_shown(key: bytes) -> None:
 
 
 class Change:
-    name = "Removed"
+    def __init__(self, name: str) -> None:
+        self.name = name
 
 
 async def test_what_nobody_looks_at_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,9 +147,27 @@ async def test_what_nobody_looks_at_is_bounded(monkeypatch: pytest.MonkeyPatch) 
     assert [(each.name, each.properties["port"]) for each in shown] == [
         ("s0", "2"), ("s1", "2"), ("s2", "2"),
     ]  # fmt: skip
-    removed: Any = Change()
+    removed: Any = Change("Removed")
     browser._on_change(nothing, "", "s1", removed)
     assert (await browser.next()).is_gone
+
+
+async def test_names_beyond_the_limit_are_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "SERVICES_LIMIT", 3)
+    asked: list[str] = []
+
+    async def resolve(_: object, name: str) -> None:
+        asked.append(name)
+
+    monkeypatch.setattr(discovery._Browser, "_resolve", resolve)
+    nothing: Any = None
+    added: Any = Change("Added")
+    browser = discovery._Browser(nothing)
+    browser._known["s0"] = Service("s0", ())
+    for number in range(1, 5):
+        browser._on_change(nothing, "", f"s{number}", added)
+    await asyncio.gather(*browser._resolving.values())
+    assert asked == ["s1", "s2"]
 
 
 def test_near_addresses_come_first_and_all_carry_the_key(
