@@ -58,6 +58,27 @@ def test_a_member_that_gets_room_in_time_misses_nothing() -> None:
     simulate(main())
 
 
+def test_a_member_that_gets_room_after_the_deadline_misses_the_message() -> None:
+    """It is worth nothing any more, and its seconds do not begin anew with the room."""
+
+    async def main() -> None:
+        async with House() as house, stalled(house) as (guest, slow):
+            sending = [
+                asyncio.create_task(house.group.send(payload, deadline=deadline))
+                for payload, deadline in ((b"too late", 0.3), (b"in time", 5.0))
+            ]
+            await asyncio.sleep(0.5)
+            received: list[Any] = []
+            while b"in time" not in received:
+                received.append(await guest.receive(timeout=1))
+            late, timely = [await task for task in sending]
+            assert b"too late" not in received
+            assert (late.waited, late.missed) == (0, [slow])
+            assert (timely.waited, timely.missed) == (1, [])
+
+    simulate(main())
+
+
 def test_a_slow_member_can_be_skipped_or_closed() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()

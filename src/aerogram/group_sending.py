@@ -142,8 +142,8 @@ class Fanout:
     """
 
     __slots__ = (
-        "_audience", "_done", "_failure", "_is_over", "_lags", "_parcel", "_patience", "_pending",
-        "_too_large", "_when_full", "offered", "outcome",
+        "_audience", "_began_at", "_done", "_failure", "_is_over", "_lags", "_parcel", "_patience",
+        "_pending", "_too_large", "_when_full", "offered", "outcome",
     )  # fmt: skip
 
     def __init__(
@@ -164,6 +164,7 @@ class Fanout:
         self._lags = lags
         self._parcel = parcel
         self._audience = audience
+        self._began_at = self.offered.get_loop().time()
         self._when_full = when_full
         self._patience = math.inf if patience is None else patience
         self._pending: dict[Session[Any], Lag] = {}
@@ -214,7 +215,11 @@ class Fanout:
         try:
             if channel is None:
                 channel = parcel.channel_to(session)
-            receipt = outbox.offer(channel, parcel.message, parcel.payload, parcel.deadline)
+            left = self._seconds_left(channel) if late else parcel.deadline
+            if late and left is not None and left <= 0.0:
+                self._miss(session)
+                return True
+            receipt = outbox.offer(channel, parcel.message, parcel.payload, left)
         except SessionClosed:
             self._miss(session, closed=True)
             return True
@@ -231,6 +236,15 @@ class Fanout:
         else:
             self.outcome.sent += 1
         return True
+
+    def _seconds_left(self, channel: SendChannel) -> float | None:
+        """What is left of the deadline, which counts from the call; None if there is none."""
+        deadline = self._parcel.deadline
+        if deadline is None:
+            deadline = channel.delivery.deadline_seconds
+        if deadline is None:
+            return None
+        return self._began_at + deadline - self.offered.get_loop().time()
 
     def _no_room(self, session: Session[Any]) -> None:
         if self._when_full == "skip":
