@@ -9,6 +9,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -84,6 +85,21 @@ async def test_who_asks_too_often_is_told_once_and_then_not_at_all() -> None:
         with pytest.raises(TimeoutError):
             await sntp.query(*server.address[:2], timeout=0.05, tries=2)
         assert (server.stats.answered, server.stats.limited, server.stats.silenced) == (2, 1, 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
+async def test_the_askers_that_a_server_remembers_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sntp, "ADDRESSES_LIMIT", 4)
+    limit = sntp.RateLimit(burst=1, interval_seconds=1000.0)
+    async with sntp.serve_time("0.0.0.0", 0, limit=limit) as server:
+        for number in (1, 2, 3, 4, 1, 5, 6, 7, 8, 1):
+            async with open_endpoint(f"127.0.0.{number}") as client:
+                await client.send(NtpPacket(transmit=7).encode(), (LOOPBACK, server.address[1]))
+                await client.receive(timeout=5)
+        assert (server.stats.answered, server.stats.limited) == (9, 1)
+        assert len(server._askers) == 4
 
 
 async def test_times_that_cannot_be_are_refused() -> None:
