@@ -23,6 +23,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_each_work_of_each_peer_is_a_row() -> None:
     works = ("--work", "many", "--work", "runs", "--work", "fan-out")
     finished = run("--json", *works, "--senders", "10", "--peers", "aerogram")

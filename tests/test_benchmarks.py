@@ -128,6 +128,7 @@ def test_a_tally_of_nothing_has_no_rate() -> None:
     assert tally.count == 1
 
 
+@pytest.mark.long
 def test_the_delay_of_updates_is_measured_or_says_why_not() -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "benchmarks.delay", "--seconds", "2"],

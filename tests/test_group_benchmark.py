@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.long
 def test_every_delivery_is_counted_at_its_handler() -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "benchmarks.groups", "--json", "--sessions", "70", "--seconds",

@@ -238,7 +238,7 @@ async def test_fan_out_lets_other_tasks_run() -> None:
         counting = asyncio.create_task(count_turns())
         await sender.send_many(b"x", [sink.local_address] * 4 * SENDS_PER_TURN)
         counting.cancel()
-    assert turns >= 4
+    assert turns >= 3  # between the four
 
 
 async def test_fan_out_refuses_what_is_wrong_for_all() -> None:

@@ -114,7 +114,7 @@ async def query(
     filtered = ClockFilter(granularity=GRANULARITY_SECONDS, drift_limit=drift_limit)
     exchanges: list[_Exchange] = []
     async with open_endpoint(wildcard, 0, network=network) as endpoint:
-        asker = _Asker(endpoint, address, here, names)
+        asker = _Asker(endpoint, address, here, _clock_of(network), names)
         for _ in range(samples):
             exchange = await asker.ask(timeout, tries)
             filtered.exchanged(exchange.t1, exchange.t2, exchange.t3, exchange.t4)
@@ -153,11 +153,17 @@ class _Asker:
     """Asks one server, one question after the other."""
 
     def __init__(
-        self, endpoint: DatagramEndpoint, address: Address, clock: Clock, network: Network
+        self,
+        endpoint: DatagramEndpoint,
+        address: Address,
+        clock: Clock,
+        stamps: Clock,
+        network: Network,
     ) -> None:
         self._endpoint = endpoint
         self._address = address
         self._clock = clock
+        self._stamps = stamps
         self._network = network
 
     async def ask(self, timeout: float, tries: int) -> _Exchange:
@@ -175,7 +181,7 @@ class _Asker:
         await self._endpoint.send(question, self._address)
         while True:
             datagram = await self._endpoint.receive()
-            t4 = _arrived_at(datagram, self._clock)
+            t4 = _arrived_at(datagram, self._clock, self._stamps)
             answer = self._genuine(datagram, token)
             if answer is not None:
                 _check(answer)
@@ -203,9 +209,12 @@ def _check(answer: NtpPacket) -> None:
         raise SntpError("the server gave no time")
 
 
-def _arrived_at(datagram: Datagram, clock: Clock) -> float:
-    """When a datagram arrived, by `clock`: now, less what it has waited here."""
-    waited = asyncio.get_running_loop().time() - datagram.received_at_loop
+def _arrived_at(datagram: Datagram, clock: Clock, stamps: Clock) -> float:
+    """When a datagram arrived, by `clock`: now, less what it has waited here.
+
+    `stamps` is the clock of `datagram.received_at`: a loop's own may go in milliseconds.
+    """
+    waited = stamps() - datagram.received_at
     return clock() - max(waited, 0.0)
 
 
@@ -241,6 +250,7 @@ class SntpServer:
         self,
         endpoint: DatagramEndpoint,
         clock: Clock,
+        stamps: Clock,
         stratum: int,
         reference_id: bytes,
         limit: RateLimit | None,
@@ -248,6 +258,7 @@ class SntpServer:
         self.stats = SntpStats()
         self._endpoint = endpoint
         self._clock = clock
+        self._stamps = stamps
         self._stratum = stratum
         self._reference_id = reference_id
         self._limit = limit
@@ -278,7 +289,7 @@ class SntpServer:
         if self._limit is not None and not self._may_ask(datagram.address[0], self._limit):
             return self._refuse(datagram.address[0], question)
         self.stats.answered += 1
-        return self._time(question, _arrived_at(datagram, self._clock))
+        return self._time(question, _arrived_at(datagram, self._clock, self._stamps))
 
     def _time(self, question: NtpPacket, arrived_at: float) -> bytes:
         now = self._clock()
@@ -351,7 +362,7 @@ async def serve_time(
         raise ValueError("a stratum is 1 to 15, a reference id has 4 bytes")
     here = clock or _clock_of(network)
     async with open_endpoint(host, port, network=network) as endpoint:
-        server = SntpServer(endpoint, here, stratum, reference_id, limit)
+        server = SntpServer(endpoint, here, _clock_of(network), stratum, reference_id, limit)
         answering = asyncio.create_task(server.run(), name="sntp server")
         try:
             yield server
