@@ -53,7 +53,7 @@ class KissOfDeath(SntpError):
     """The server asks its client to stop or slow down (RFC 5905 §7.4); `code` is RATE, DENY, ..."""
 
     def __init__(self, code: str) -> None:
-        super().__init__(f"the server refuses: {code}")
+        super().__init__(f"the server refuses: {code!r}")
         self.code = code
 
 
