@@ -58,6 +58,7 @@ _RUN_MARK: Final = struct.pack("@ii", SOL_UDP, UDP_GRO)
 
 _WORD: Final = struct.calcsize("@N")
 _INTEGER: Final = struct.Struct("=i")
+_SEGMENT_SIZE: Final = struct.Struct("=H")
 _TIMESPEC: Final = struct.Struct("=qq")
 _IN_PKTINFO: Final = struct.Struct("=i4s4s")
 _IN6_PKTINFO: Final = struct.Struct("=16sI")
@@ -270,7 +271,13 @@ def packed(control: ControlList | Sequence[tuple[int, int, bytes]]) -> bytes:
 
 def segment_control(size: int) -> tuple[int, int, bytes]:
     """The control message that has the kernel cut one write into datagrams of `size`."""
-    return SOL_UDP, UDP_SEGMENT, struct.pack("=H", size)
+    return SOL_UDP, UDP_SEGMENT, _SEGMENT_SIZE.pack(size)
+
+
+def sent_segment_bytes(control: ControlList) -> int:
+    """The size that `segment_control` has put among these, or 0."""
+    value = _find(control, SOL_UDP, UDP_SEGMENT)
+    return 0 if value is None else int(_SEGMENT_SIZE.unpack(value)[0])
 
 
 def _source_control(family: int, source: str | None, interface: int) -> tuple[int, int, bytes]:

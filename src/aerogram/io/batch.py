@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import struct
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from typing import Any, Final
 
 from aerogram.config import Config
 from aerogram.errors import InvalidAddress
+from aerogram.io.ancillary import segment_control
 from aerogram.io.protocol import NO_ROOM_ERRORS, PacketProtocol
 from aerogram.io.readers import TRUNCATED_FLAGS
 from aerogram.io.sockets import (
@@ -31,7 +31,6 @@ from aerogram.io.sockets import (
     LARGEST_PAYLOAD_BYTES,
     SOL_UDP,
     UDP_GRO,
-    UDP_SEGMENT,
     Address,
     can_send_runs,
     check_target,
@@ -70,7 +69,6 @@ _NO_BUFFERS: Final = frozenset({errno.ENOBUFS, errno.ENOMEM})
 RUN_REFUSED_ERRORS: Final = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP})
 _SOCKET_BROKEN: Final = frozenset({errno.EBADF, errno.ENOTSOCK})
 
-_SEGMENT_SIZE: Final = struct.Struct("=H")
 _CONTROL_BYTES: Final = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
 
 
@@ -318,7 +316,7 @@ class BatchTransport(asyncio.DatagramTransport):
     ) -> OSError | None:
         try:
             if segment_bytes:
-                control = [(SOL_UDP, UDP_SEGMENT, _SEGMENT_SIZE.pack(segment_bytes))]
+                control = [segment_control(segment_bytes)]
                 self._socket.sendmsg([data], control, 0, address)
             elif address is None:
                 self._socket.send(data)

@@ -15,7 +15,6 @@ import operator
 import os
 import socket
 import struct
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -25,6 +24,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 from aerogram.io.addresses import NAME_BYTES, AddressBook
 from aerogram.io.ancillary import CONTROL_BYTES, segment_bytes
 from aerogram.io.datagram import Clocks, Datagram, DatagramStats, cut_run
+from aerogram.io.libc import MSG_DONTWAIT, load
 
 BUFFERS_PER_READ: Final = 64
 """Each takes one datagram, or one run."""
@@ -38,9 +38,8 @@ EQUAL_SIZES_AT_LEAST: Final = 16
 _NAME_BYTES: Final = 112
 """struct sockaddr_un with a margin."""
 
-_MSG_DONTWAIT: Final = int(getattr(socket, "MSG_DONTWAIT", 0))
 TRUNCATED_FLAGS: Final = int(getattr(socket, "MSG_TRUNC", 0) | getattr(socket, "MSG_CTRUNC", 0))
-"""Plain numbers: to combine those of the socket module, an `IntFlag`, costs microseconds."""
+"""A plain number, as `MSG_DONTWAIT`."""
 
 _Maker = Callable[[type[Datagram], tuple[Any, ...]], Datagram]
 _new: Final[_Maker] = operator.attrgetter("__new__")(tuple)
@@ -202,16 +201,8 @@ _BUFFER_BYTES: Final = _META_START + BUFFERS_PER_READ * _META_BYTES
 
 def _load_recvmmsg() -> Callable[..., int] | None:
     """The C library's function where its structures are as `_HEADER` has them, or None."""
-    if sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) != 8:
-        return None
-    try:
-        function = ctypes.CDLL(None, use_errno=True).recvmmsg
-    except (OSError, AttributeError):
-        return None
     pointer, number = ctypes.c_void_p, ctypes.c_int
-    function.argtypes = [number, pointer, ctypes.c_uint, number, pointer]
-    function.restype = number
-    return function
+    return load("recvmmsg", number, pointer, ctypes.c_uint, number, pointer)
 
 
 class _Memory(Protocol):
@@ -289,7 +280,7 @@ class RecvmmsgReader:
         wanted = max(1, min(limit // self._run_length, BUFFERS_PER_READ))
         # The kernel has shortened the lengths of the last read to what it wrote.
         buffers.headers[:] = buffers.template
-        count = self._recvmmsg(self._descriptor, buffers.headers_at, wanted, _MSG_DONTWAIT, None)
+        count = self._recvmmsg(self._descriptor, buffers.headers_at, wanted, MSG_DONTWAIT, None)
         if count < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from aerogram.config import Config
 from aerogram.io.addresses import AddressBook
-from aerogram.io.ancillary import ControlList
+from aerogram.io.ancillary import ControlList, sent_segment_bytes
 from aerogram.io.batch import RUN_REFUSED_ERRORS, BatchTransport
 from aerogram.io.links import Link, Payload
 from aerogram.io.protocol import NO_ROOM_ERRORS, PacketProtocol
-from aerogram.io.sockets import SOL_UDP, UDP_SEGMENT, Address
+from aerogram.io.sockets import Address
 from aerogram.io.tracing import Tracer
-
-_SEGMENT_SIZE: Final = struct.Struct("=H")
 
 
 class TracedLink:
@@ -102,10 +99,7 @@ class TracedLink:
         return done
 
     def _sent(self, at: float, data: Payload, target: Any, control: ControlList | None) -> None:
-        segment = 0
-        for level, kind, value in control or ():
-            if level == SOL_UDP and kind == UDP_SEGMENT:
-                (segment,) = _SEGMENT_SIZE.unpack(value)
+        segment = sent_segment_bytes(control) if control else 0
         self._tracer.sent(at, bytes(data), self._book.from_python(target), segment)
 
     def _failed(self, error: OSError, data: Payload, target: Any, count: int) -> None:

@@ -12,12 +12,12 @@ import ctypes
 import os
 import socket
 import struct
-import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from aerogram.io.addresses import NAME_BYTES
 from aerogram.io.ancillary import ControlList, packed
+from aerogram.io.libc import MSG_DONTWAIT, load
 
 ADDRESSES_PER_CALL: Final = 64
 
@@ -26,7 +26,6 @@ _HEADER: Final = struct.Struct("@PIPNPNiI")
 
 _HEADER_BYTES: Final = 64
 _VECTOR: Final = struct.Struct("@PN")
-_MSG_DONTWAIT: Final = int(getattr(socket, "MSG_DONTWAIT", 0))
 
 
 def make_writer(sock: socket.socket) -> Writer | None:
@@ -43,16 +42,8 @@ def make_writer(sock: socket.socket) -> Writer | None:
 
 def _load_sendmmsg() -> Callable[..., int] | None:
     """The C library's function where its structures are as `_HEADER` has them, or None."""
-    if sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) != 8:
-        return None
-    try:
-        function = ctypes.CDLL(None, use_errno=True).sendmmsg
-    except (OSError, AttributeError):
-        return None
     number = ctypes.c_int
-    function.argtypes = [number, ctypes.c_void_p, ctypes.c_uint, number]
-    function.restype = number
-    return function
+    return load("sendmmsg", number, ctypes.c_void_p, ctypes.c_uint, number)
 
 
 class Writer:
@@ -93,9 +84,10 @@ class Writer:
 
         Returns how many it was, and what the next one met.
         """
-        buffer = ctypes.create_string_buffer(packed(control)) if control else None
-        if buffer is not None:
-            self._write_headers(ctypes.addressof(buffer), packed(control or ()))
+        shared = packed(control) if control else b""
+        buffer = ctypes.create_string_buffer(shared)
+        if shared:
+            self._write_headers(ctypes.addressof(buffer), shared)
         elif self._shared:
             self._write_headers(0, b"")
         at = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
@@ -107,7 +99,7 @@ class Writer:
                 self._fileno(),
                 self._headers_at + done * _HEADER_BYTES,
                 len(names) - done,
-                _MSG_DONTWAIT,
+                MSG_DONTWAIT,
             )
             if count < 0:
                 number = ctypes.get_errno()
