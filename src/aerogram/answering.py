@@ -15,6 +15,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from aerogram import messages as codec
+from aerogram.channels import ANSWERS_CHANNEL
 from aerogram.errors import DecodeError, MessageTooLarge, Rejected, RequestFailed, SessionClosed
 from aerogram.idempotency import AnswerKey, digest_of
 from aerogram.messages import Failure, FailureCode, Question
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from aerogram.inner_session import InnerSession
     from aerogram.routes import Route
 
-ANSWERS: Final = "answers"
+ANSWERS: Final = ANSWERS_CHANNEL.name
 """The name of the channel that answers travel on."""
 NUMBERS_REMEMBERED: Final = 4096
 """Of requests that were cancelled, and of those that may come again, in each session."""

@@ -141,8 +141,7 @@ class Mailbox:
         try:
             while queue:
                 number, run, cost = self._run = queue.popleft()
-                if not channel.resends:
-                    self._weigh(-cost)
+                self._weigh(-cost)
                 self._run_cost = cost
                 self._run_size = len(run)
                 self._rest = iter(run)

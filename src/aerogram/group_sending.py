@@ -239,9 +239,7 @@ class Fanout:
 
     def _seconds_left(self, channel: SendChannel) -> float | None:
         """What is left of the deadline, which counts from the call; None if there is none."""
-        deadline = self._parcel.deadline
-        if deadline is None:
-            deadline = channel.delivery.deadline_seconds
+        deadline = channel.deadline_seconds(self._parcel.deadline)
         if deadline is None:
             return None
         return self._began_at + deadline - self.offered.get_loop().time()

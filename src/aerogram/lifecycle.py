@@ -103,13 +103,11 @@ class Lifecycle:
 
         A handler that calls this is not waited for, and has as long again.
         """
-        if self.is_handling:
-            self.hurry(2 * grace)
-            await self.shut(reason, code, grace)
-            return
-        self.hurry(grace)
+        is_handling = self.is_handling
+        self.hurry(2 * grace if is_handling else grace)
         await self.shut(reason, code, grace)
-        await self.wait_finished()
+        if not is_handling:
+            await self.wait_finished()
 
     async def shut(self, reason: str, code: int, grace: float) -> None:
         """Let queued messages arrive, at most `grace` seconds, and end the session."""

@@ -93,9 +93,7 @@ class Outbox:
             return receipt
         if channel.when_full == "error":
             raise full(channel)
-        if deadline is None:
-            deadline = channel.delivery.deadline_seconds
-        due = None if deadline is None else self._shell.time() + _checked(deadline)
+        due = self._due(channel, deadline)
         while receipt is None:
             if not await self._has_room_by(due, channel):
                 receipt = Receipt(payload, due)
@@ -172,10 +170,7 @@ class Outbox:
         """
         if self._error is not None:
             raise self._error
-        if deadline is None:
-            deadline = channel.delivery.deadline_seconds
-        due = None if deadline is None else self._shell.time() + _checked(deadline)
-        receipt = Receipt(payload, due)
+        receipt = Receipt(payload, self._due(channel, deadline))
         self._connection.send(channel, receipt)
         if not self._shell.flush_scheduled:
             self._shell.schedule_flush()
@@ -186,15 +181,16 @@ class Outbox:
     ) -> Receipt:
         if self._error is not None:
             raise self._error
-        if deadline is None:
-            deadline = channel.delivery.deadline_seconds
-        now = self._shell.time()
-        due = None if deadline is None else now + _checked(deadline)
-        receipt = Receipt(payload, due)
-        self._connection.send_about(key, channel, receipt, now)
+        receipt = Receipt(payload, self._due(channel, deadline))
+        self._connection.send_about(key, channel, receipt, self._shell.time())
         if not self._shell.flush_scheduled:
             self._shell.schedule_flush()
         return receipt
+
+    def _due(self, channel: SendChannel, deadline: float | None) -> float | None:
+        """When a message becomes worthless, by the endpoint's clock. Raises `ValueError`."""
+        seconds = channel.deadline_seconds(deadline)
+        return None if seconds is None else self._shell.time() + _checked(seconds)
 
     # -- frames of our own
 

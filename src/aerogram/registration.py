@@ -76,7 +76,7 @@ def check_registered_type(kind: object, decorator: str) -> None:
 
 
 def check_asking(kind: type[Any]) -> None:
-    """Raise `TypeError` for what is neither a `Request` nor a `Stream`."""
+    """Raise `TypeError` for what is no `Request`, `Stream` or `Upload`."""
     check_registered_type(kind, "@app.answers")
     if not issubclass(kind, codec.ASKING):
         raise TypeError(f"{kind.__name__} is no request: use @app.on")

@@ -272,7 +272,6 @@ class Session(Asking, Generic[StateT]):
         `timeout` seconds, `DecodeError` for one that does not decode; at once `RuntimeError` for a
         type that has a handler, `TypeError` for a request, `InvalidMessage` for what is no type.
         """
-        check_timeout(timeout)
         return await self._inner.inbox.receive(kind, timeout)
 
     def __aiter__(self) -> Session[StateT]:

@@ -14,13 +14,14 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from typing import TYPE_CHECKING, Any, Final
 
 from aerogram import messages as codec
+from aerogram.channels import CONTENT_CHANNEL
 from aerogram.config import MESSAGE_OVERHEAD_BYTES
 from aerogram.errors import DecodeError, InvalidMessage
 
 if TYPE_CHECKING:
     from aerogram.inner_session import InnerSession
 
-CONTENT: Final = "uploads"
+CONTENT: Final = CONTENT_CHANNEL.name
 """The name of the channel that the content of uploads travels on."""
 CHUNK_BYTES: Final = 64 * 1024
 """Content is cut into chunks of this size at most, so that what is lost is repaired soon."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from aerogram.config import COUNT_LIMIT, SECONDS_LIMIT, SHORTEST_SECONDS, Range
+from aerogram.security import PSK_BYTES
 
 if TYPE_CHECKING:
     from aerogram.client import connect
@@ -22,7 +23,6 @@ FAILED: Final = 1
 WRONG_USAGE: Final = 2
 INTERRUPTED: Final = 128 + signal.SIGINT
 """As shells report it."""
-PSK_BYTES: Final = 32
 
 
 def number_in(allowed: Range) -> Callable[[str], float]:

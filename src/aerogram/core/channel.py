@@ -158,6 +158,10 @@ class SendChannel:
         """True if something waits to be sent."""
         return bool(self.queue or self.resend or self.lost_pieces)
 
+    def deadline_seconds(self, own: float | None) -> float | None:
+        """The deadline of a message, from now: its own or that of the channel; None without any."""
+        return self.delivery.deadline_seconds if own is None else own
+
     # -- messages that supersede others
 
     def replace(self, key: Hashable, message: Outgoing) -> Outgoing | None:

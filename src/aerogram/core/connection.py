@@ -455,10 +455,9 @@ class Connection:
         if self._farewell is not None:
             return self._farewell.at if self.state is State.CLOSING else self._farewell.ends_at
         result = self._last_received_at + self._idle_seconds
-        if not self._sender.recovery.sent:
-            keepalive = self._keepalive_at()
-            if keepalive < result:
-                result = keepalive
+        keepalive = self._keepalive_at()
+        if keepalive < result:
+            result = keepalive
         due = self._sender.deadline()
         if due is not None and due < result:
             result = due

@@ -389,10 +389,8 @@ class Receiver:
         while self._waiting:
             key = next(iter(self._waiting))
             channel, partial = self._waiting[key]
-            held = self._reserved_bytes + self._loose_bytes
-            left = self._memory_bytes - held
             total_bytes = partial.total_bytes
-            if total_bytes > min(left, self._budget.left_bytes):
+            if total_bytes > self._unreserved_bytes:
                 return
             del self._waiting[key]
             partial.reserved = True
@@ -435,9 +433,7 @@ class Receiver:
 
     def lend(self, size: int) -> bool:
         """Reserve memory for what the caller holds of records; False if there is not so much."""
-        held = self._reserved_bytes + self._loose_bytes
-        left = self._memory_bytes - held
-        if size > min(left, self._budget.left_bytes):
+        if size > self._unreserved_bytes:
             return False
         self._reserve(size)
         self._lent_bytes += size
@@ -449,6 +445,12 @@ class Receiver:
         self._lent_bytes -= size
         self._reserve(-size)
         self._grant_waiting()
+
+    @property
+    def _unreserved_bytes(self) -> int:
+        """What may still be reserved, in this session and in the endpoint."""
+        left = self._memory_bytes - self._reserved_bytes - self._loose_bytes
+        return min(left, self._budget.left_bytes)
 
     def _reserve(self, size: int) -> None:
         self._reserved_bytes += size

@@ -342,9 +342,7 @@ class Recovery:
 
     def deadline(self) -> float | None:
         """When there is something to do: a probe, losses, or the end of a doubt."""
-        due = self.loss_time
-        if due is None and self.sent:
-            due = self.last_eliciting_at + self.probe_timeout()
+        due = self.probe_at() if self.loss_time is None else self.loss_time
         if not self.doubtful:
             return due
         ends_at = next(iter(self.doubtful.values())).ended_at + self._doubt_seconds()
