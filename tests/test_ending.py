@@ -87,6 +87,18 @@ async def linked(
         yield server, session, network
 
 
+@asynccontextmanager
+async def at_work(
+    worker: Worker,
+) -> AsyncGenerator[tuple[Server, Session[Any], Session[Any], Network]]:
+    """As `linked`, and the server's side of the session, where the handler has begun."""
+    async with linked(worker.app) as (server, session, network):
+        [peer] = server.sessions
+        await session.send(Job())
+        await worker.begun.wait()
+        yield server, session, peer, network
+
+
 def now() -> float:
     return asyncio.get_running_loop().time()
 
@@ -128,10 +140,7 @@ def test_whoever_ends_a_session_its_handlers_have_the_grace(
 def test_a_grace_bounds_the_whole_of_close(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         worker = Worker()
-        async with linked(worker.app) as (server, session, _):
-            [peer] = server.sessions
-            await session.send(Job())
-            await worker.begun.wait()
+        async with at_work(worker) as (_, session, peer, _):
             start = now()
             await peer.close("enough", grace=0.5)
             assert now() - start == pytest.approx(0.5, abs=0.1)
@@ -147,10 +156,7 @@ def test_a_grace_bounds_the_whole_of_close(caplog: pytest.LogCaptureFixture) -> 
 def test_a_message_that_cannot_arrive_and_a_handler_share_the_grace() -> None:
     async def main() -> None:
         worker = Worker()
-        async with linked(worker.app) as (server, session, network):
-            [peer] = server.sessions
-            await session.send(Job())
-            await worker.begun.wait()
+        async with at_work(worker) as (_, _, peer, network):
             network.partition("server")
             await peer.send(b"never arrives")
             start = now()
@@ -164,10 +170,7 @@ def test_a_message_that_cannot_arrive_and_a_handler_share_the_grace() -> None:
 def test_a_handler_that_ends_in_time_is_not_cancelled() -> None:
     async def main() -> None:
         worker = Worker()
-        async with linked(worker.app) as (server, session, _):
-            [peer] = server.sessions
-            await session.send(Job())
-            await worker.begun.wait()
+        async with at_work(worker) as (_, session, peer, _):
             await session.close()
             start = now()
             asyncio.get_running_loop().call_later(1.5, worker.release.set)
@@ -181,10 +184,7 @@ def test_a_handler_that_ends_in_time_is_not_cancelled() -> None:
 def test_a_handler_that_catches_one_cancellation_ends_with_the_next() -> None:
     async def main() -> None:
         worker = Worker(stubborn=1)
-        async with linked(worker.app) as (server, session, _):
-            [peer] = server.sessions
-            await session.send(Job())
-            await worker.begun.wait()
+        async with at_work(worker) as (_, _, peer, _):
             start = now()
             await peer.close(grace=0.5)
             again = 0.5 + CLEAN_UP_SECONDS
@@ -270,10 +270,7 @@ def test_closing_that_is_cancelled_ends_the_session_at_once() -> None:
 def test_a_server_closes_in_its_grace_although_a_close_takes_longer() -> None:
     async def main() -> None:
         worker = Worker()
-        async with linked(worker.app) as (server, session, _):
-            [peer] = server.sessions
-            await session.send(Job())
-            await worker.begun.wait()
+        async with at_work(worker) as (server, _, peer, _):
             closing = asyncio.create_task(peer.close(grace=1000.0))
             await asyncio.sleep(1.0)
             start = now()
